@@ -1,1 +1,23 @@
-//! proxy/config
+//! What a Fairlead proxy is told, as typed values that cannot be invalid.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`name`] | names of frontends, services and members; the `namespace/name:port` rule |
+//! | [`frontend`] | where clients connect: protocol, addresses, SNI, allow-lists, PROXY protocol in |
+//! | [`policy`] | how a service is balanced, probed, timed, limited and drained; every default |
+//! | [`service`] | a service: its policy and its tiers of weighted members |
+//! | [`endpoint`] | one backend of one member: target, weight, object state, hop |
+//! | [`snapshot`] | the three tables, and deltas that upsert or remove their rows |
+//! | [`problem`] | what is wrong with a piece of configuration, and where |
+//!
+//! There are two sources of one model: a YAML file (`yaml`) and a control plane over xDS. Both
+//! decode into a [`snapshot::Delta`]; neither can build a row that breaks a rule, because rows are
+//! parsed, not validated. No I/O, no clock and no async code live here.
+
+pub mod endpoint;
+pub mod frontend;
+pub mod name;
+pub mod policy;
+pub mod problem;
+pub mod service;
+pub mod snapshot;
