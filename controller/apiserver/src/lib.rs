@@ -1,1 +1,22 @@
-//! controller/apiserver
+//! An embedded Kubernetes API server: the real REST API over an embedded store, in process or over
+//! HTTPS.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | `server` | the builder, clients, listeners, kubeconfig |
+//! | `http`, `rest` | paths, queries, content negotiation; the verbs |
+//! | `store` | objects by key, one counter of revisions, history for watches |
+//! | `resource` | which kinds are served |
+//! | `schema`, `patch`, `crd` | fields of a kind; patches and field ownership; custom kinds |
+//! | `auth`, `kinds`, `controllers` | who may; each kind's own rules; the controllers every cluster has |
+
+pub mod auth;
+pub mod clock;
+pub mod crd;
+pub mod error;
+pub mod kinds;
+pub mod resource;
+pub mod schema;
+
+pub use auth::User;
+pub use error::{ApiError, Cause, CauseReason};
