@@ -1,1 +1,4 @@
 //! proxy
+
+pub mod access_log;
+pub mod metrics;

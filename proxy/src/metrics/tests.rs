@@ -1,0 +1,138 @@
+use std::{collections::BTreeSet, time::Duration};
+
+use fairlead_config::name::{MemberName, ServiceName};
+
+use super::{
+    names::{COLLECTED, Family, Kind, MEMBER, PROCESS, SERVICE, THREAD},
+    text::Page,
+    *,
+};
+use crate::access_log::Reason;
+
+#[test]
+fn every_series_keeps_the_naming_rules() {
+    let mut kinds = BTreeMap::new();
+    for family in families() {
+        let Family { name, kind, help } = family;
+        assert!(name.starts_with("fairlead_"), "{name}");
+        assert_eq!(name.ends_with("_total"), kind == Kind::Counter, "{name}");
+        assert!(
+            help.ends_with('.') && !help.contains('\n'),
+            "{name}: {help}"
+        );
+        let (known_kind, known_help) = kinds.entry(name).or_insert((kind, help));
+        assert_eq!((*known_kind, *known_help), (kind, help), "{name}");
+    }
+}
+
+#[test]
+fn a_family_stands_in_one_place_of_one_table() {
+    let mut runs = Vec::new();
+    for family in families() {
+        if runs.last() != Some(&family.name) {
+            runs.push(family.name);
+        }
+    }
+    assert_eq!(
+        runs.iter().collect::<BTreeSet<_>>().len(),
+        runs.len(),
+        "{runs:?}"
+    );
+}
+
+#[test]
+fn the_page_shows_what_was_counted_under_its_labels() {
+    let metrics = Metrics::new(2);
+    let service = metrics.service(&ServiceName::parse("shop/web:http").unwrap());
+    let member = service.member(&MemberName::parse("eu-1").unwrap());
+    member.sessions_closed.inc(Reason::EndpointReset);
+    member.connect_seconds.observe(Duration::from_micros(300));
+    member.connect_seconds.observe(Duration::from_secs(60));
+    member.bytes_down.add(7);
+    service.sessions_unserved.add(Reason::NoEndpoint, 2);
+    metrics.thread(1).sessions_active.inc();
+
+    let text = page(&metrics);
+    for line in [
+        "# TYPE fairlead_sessions_closed_total counter",
+        r#"fairlead_sessions_closed_total{service="shop/web:http",member="eu-1",reason="endpoint-reset"} 1"#,
+        r#"fairlead_session_bytes_total{service="shop/web:http",member="eu-1",direction="down"} 7"#,
+        r#"fairlead_sessions_unserved_total{service="shop/web:http",reason="no-endpoint"} 2"#,
+        r#"fairlead_connect_seconds_bucket{service="shop/web:http",member="eu-1",le="0.00025"} 0"#,
+        r#"fairlead_connect_seconds_bucket{service="shop/web:http",member="eu-1",le="0.0005"} 1"#,
+        r#"fairlead_connect_seconds_bucket{service="shop/web:http",member="eu-1",le="+Inf"} 2"#,
+        r#"fairlead_connect_seconds_sum{service="shop/web:http",member="eu-1"} 60.0003"#,
+        r#"fairlead_connect_seconds_count{service="shop/web:http",member="eu-1"} 2"#,
+        r#"fairlead_thread_sessions{thread="0"} 0"#,
+        r#"fairlead_thread_sessions{thread="1"} 1"#,
+        "fairlead_ready 0",
+    ] {
+        assert!(
+            text.lines().any(|found| found == line),
+            "missing {line} in\n{text}"
+        );
+    }
+    assert!(
+        !text.contains(r#"reason="finished""#),
+        "what never counted is left out"
+    );
+}
+
+#[test]
+fn each_family_has_one_head_and_its_samples_follow_it() {
+    let metrics = Metrics::new(3);
+    let names = ["a/a:a", "b/b:b"].map(|name| ServiceName::parse(name).unwrap());
+    let held: Vec<_> = names.iter().map(|name| metrics.service(name)).collect();
+    let member = MemberName::parse("m").unwrap();
+    let _members: Vec<_> = held.iter().map(|service| service.member(&member)).collect();
+
+    let text = page(&metrics);
+    let mut current = "";
+    let mut seen = BTreeSet::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            current = rest.split(' ').next().unwrap();
+            assert!(seen.insert(current), "second head of {current}");
+        } else if !line.starts_with('#') {
+            assert!(line.starts_with(current), "{line} under {current}");
+        }
+    }
+}
+
+#[test]
+fn a_service_that_nobody_holds_is_shown_no_more_and_starts_again_at_zero() {
+    let metrics = Metrics::new(1);
+    let name = ServiceName::parse("shop/web:http").unwrap();
+    let service = metrics.service(&name);
+    service.retries.inc();
+    assert!(Arc::ptr_eq(&service, &metrics.service(&name)));
+    drop(service);
+    assert!(!page(&metrics).contains("shop/web"));
+    assert_eq!(metrics.service(&name).retries.value(), 0);
+}
+
+#[test]
+fn labels_are_escaped() {
+    let mut page = Page::default();
+    page.sample(&names::BUILD_INFO, &[("version", "a\"b\\c\nd")], None, 1);
+    assert!(page.finish().ends_with("{version=\"a\\\"b\\\\c\\nd\"} 1\n"));
+}
+
+fn page(metrics: &Metrics) -> String {
+    let mut page = Page::default();
+    metrics.write(&mut page);
+    page.finish()
+}
+
+fn families() -> impl Iterator<Item = Family> {
+    let process = PROCESS.iter().map(|series| series.family);
+    let thread = THREAD.iter().map(|series| series.family);
+    let service = SERVICE.iter().map(|series| series.family);
+    let member = MEMBER.iter().map(|series| series.family);
+    let collected = COLLECTED.iter().copied();
+    process
+        .chain(thread)
+        .chain(service)
+        .chain(member)
+        .chain(collected)
+}
