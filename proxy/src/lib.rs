@@ -2,3 +2,8 @@
 
 pub mod access_log;
 pub mod metrics;
+pub mod proxy_protocol;
+pub mod sni;
+
+#[cfg(test)]
+pub(crate) mod testing;
