@@ -1,0 +1,52 @@
+//! All CRDs, as they are applied.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{CustomResourceExt, core::crd::merge_crds};
+
+use crate::{about, export, mcs, member, proxy, service};
+
+/// Every CRD that Fairlead uses, by name.
+pub fn crds() -> Vec<CustomResourceDefinition> {
+    let mut all = hub_crds();
+    all.extend(member_crds());
+    all
+}
+
+/// The CRDs that only the hub needs.
+pub fn hub_crds() -> Vec<CustomResourceDefinition> {
+    vec![
+        export::ExportRecord::crd(),
+        member::MemberCluster::crd(),
+        member::MemberReport::crd(),
+        service::MultiClusterService::crd(),
+        proxy::ProxyGroup::crd(),
+    ]
+}
+
+/// The CRDs of the standards, which hub and members need. A cluster may have newer ones of its own.
+pub fn member_crds() -> Vec<CustomResourceDefinition> {
+    vec![
+        two_versions(
+            about::v1beta1::ClusterProperty::crd(),
+            about::v1alpha1::ClusterProperty::crd(),
+        ),
+        two_versions(
+            mcs::v1beta1::ServiceExport::crd(),
+            mcs::v1alpha1::ServiceExport::crd(),
+        ),
+        two_versions(
+            mcs::v1beta1::ServiceImport::crd(),
+            mcs::v1alpha1::ServiceImport::crd(),
+        ),
+    ]
+}
+
+fn two_versions(
+    stored: CustomResourceDefinition,
+    served: CustomResourceDefinition,
+) -> CustomResourceDefinition {
+    merge_crds(vec![stored, served], "v1beta1").expect("both derive from one kind of one group")
+}
+
+#[cfg(test)]
+mod tests;
