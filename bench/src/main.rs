@@ -1,1 +1,63 @@
-fn main() {}
+//! Fairlead's benchmarks, one command: `fairlead-bench compare` runs HAProxy, nginx, Envoy, Fairlead
+//! and a bare relay in turn in the same run and prints what each unit of work costs them.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`compare`] | rounds: start a proxy, load it row by row, stop it, next |
+//! | [`rows`] | what is measured, in which unit |
+//! | [`peers`] | how each proxy is found, configured, started and stopped |
+//! | [`floor`] | the relay without any feature: what user space costs at least |
+//! | [`load`] | clients and servers; latencies count from the intended start |
+//! | [`place`] | network namespaces and cores |
+//! | [`usage`] | CPU time and memory of a process tree |
+//! | [`report`] | ratios, tables, JSON and the chart |
+//! | [`sys`] | epoll, splice and recvmmsg for the floor |
+
+use clap::{Parser, Subcommand};
+
+mod compare;
+mod floor;
+mod load;
+mod peers;
+mod place;
+mod report;
+mod rows;
+mod sys;
+mod usage;
+
+#[derive(Parser)]
+#[command(
+    version,
+    about = "Benchmarks of Fairlead against its peers, in one run"
+)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run all contestants in turn and compare them.
+    Compare(compare::Options),
+    /// Draw the chart again from a recorded result.
+    Chart(report::ChartOptions),
+    /// The bare relay (started by compare).
+    #[command(hide = true)]
+    Floor(floor::Options),
+    /// A load generator (started by compare).
+    #[command(hide = true)]
+    Client(load::client::Options),
+    /// The servers behind the proxies (started by compare).
+    #[command(hide = true)]
+    Server(load::server::Options),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Args::parse().command {
+        Command::Compare(options) => compare::run(&options),
+        Command::Chart(options) => report::chart(&options),
+        Command::Floor(options) => floor::run(&options),
+        Command::Client(options) => load::client::run(&options),
+        Command::Server(options) => load::server::run(&options),
+    }
+}

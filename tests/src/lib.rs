@@ -1,1 +1,1 @@
-//! tests
+//! End-to-end tests, guards and what they share.

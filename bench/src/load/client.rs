@@ -1,0 +1,92 @@
+//! One piece of load: a kind, a target, a time; prints one [`Outcome`] as JSON.
+
+use std::{net::SocketAddrV4, time::Duration};
+
+use clap::{Args, ValueEnum};
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+use tokio::runtime::LocalRuntime;
+
+use super::{bulk, connections, datagrams, requests};
+
+/// What to send where.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Options {
+    #[arg(long)]
+    pub(crate) kind: Kind,
+    #[arg(long)]
+    pub(crate) target: SocketAddrV4,
+    /// How long.
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) seconds: f64,
+    /// Connections or flows at a time.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) parallel: usize,
+    /// Bytes a request, datagram or write.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) size: usize,
+    /// Requests (or, for bulk, megabytes) a second over all connections; absent: as fast as it goes.
+    #[arg(long)]
+    pub(crate) rate: Option<f64>,
+}
+
+/// The kinds of load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Kind {
+    /// Long writes on a few connections; a unit is a byte.
+    Bulk,
+    /// Connect, one exchange, reset; a unit is a connection.
+    Connect,
+    /// Exchanges on open connections; a unit is an exchange.
+    Request,
+    /// Opens connections, one exchange each, and holds them until standard input ends.
+    Idle,
+    /// Datagrams and their echoes; a unit is an echo.
+    Udp,
+}
+
+/// What came of it.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    /// Units done.
+    pub(crate) units: u64,
+    /// From the first to the last.
+    pub(crate) seconds: f64,
+    /// Units that failed.
+    pub(crate) errors: u64,
+    /// Latency in microseconds at 50, 99 and 99.9 per cent; from the intended start where a rate is
+    /// given.
+    pub(crate) latency: Option<[u64; 3]>,
+}
+
+/// Runs one piece of load.
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let outcome = LocalRuntime::new()?.block_on(async {
+        match options.kind {
+            Kind::Bulk => bulk::run(options).await,
+            Kind::Connect => connections::run(options).await,
+            Kind::Request => requests::run(options).await,
+            Kind::Idle => connections::hold(options).await,
+            Kind::Udp => datagrams::run(options).await,
+        }
+    })?;
+    println!("{}", serde_json::to_string(&outcome)?);
+    Ok(())
+}
+
+impl Options {
+    pub(crate) fn duration(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
+}
+
+/// A latency histogram: 1 µs to 60 s, three digits.
+pub(crate) fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 60_000_000, 3).expect("constant bounds are valid")
+}
+
+/// The three quantiles that are reported.
+pub(crate) fn quantiles(histogram: &Histogram<u64>) -> Option<[u64; 3]> {
+    (!histogram.is_empty()).then(|| [0.5, 0.99, 0.999].map(|at| histogram.value_at_quantile(at)))
+}

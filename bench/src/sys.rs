@@ -1,0 +1,6 @@
+//! The system calls of the floor, as safe functions. The only home of `unsafe` in this crate.
+#![allow(unsafe_code, reason = "system calls that std and socket2 do not offer")]
+
+pub(crate) mod datagram;
+pub(crate) mod epoll;
+pub(crate) mod splice;

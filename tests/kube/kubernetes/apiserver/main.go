@@ -1,0 +1,12 @@
+// Command kube-apiserver is the real API server, built from its published module for the
+// conformance runs.
+package main
+
+import (
+	"os"
+
+	"k8s.io/component-base/cli"
+	"k8s.io/kubernetes/cmd/kube-apiserver/app"
+)
+
+func main() { os.Exit(cli.Run(app.NewAPIServerCommand())) }
