@@ -164,8 +164,6 @@ label_enum! {
         LimitFlows = "limit-flows",
         /// The service's or the client's limit of new flows a second.
         LimitRate = "limit-rate",
-        /// The client's limit of live flows.
-        LimitFlowsPerClient = "limit-flows-per-client",
         /// Every flow in the full table is younger than can be evicted.
         TableFull = "table-full",
         /// Out of file descriptors or memory.

@@ -197,7 +197,7 @@ fn addresses_of_two_families_are_written_as_one() {
 
 #[test]
 fn the_fuzz_corpus_replays() {
-    crate::testing::replay_corpus("proxy_header", |bytes| check(bytes));
+    crate::testing::replay_corpus("proxy_header", check);
 }
 
 proptest! {

@@ -99,10 +99,10 @@ fn lengths_that_lie_are_refused() {
 
 #[test]
 fn a_hello_in_too_many_or_too_large_records_is_refused() {
-    let hello = hello(&[(0, &name("a.example")), (21, &[0; 100])]);
-    assert_eq!(parse(&records(&hello, 2)), Err(HelloError::TooLong));
-    assert_eq!(parse(&records(&hello, 4)), Ok(named("a.example")));
-    let large = super::tests::hello(&[(21, &vec![0; 16_340])]);
+    let small = hello(&[(0, &name("a.example")), (21, &[0; 100])]);
+    assert_eq!(parse(&records(&small, 2)), Err(HelloError::TooLong));
+    assert_eq!(parse(&records(&small, 4)), Ok(named("a.example")));
+    let large = hello(&[(21, &vec![0; 16_340])]);
     assert_eq!(
         parse(&records(&large, 1 << 14)[..100]),
         Err(HelloError::TooLong)
@@ -111,7 +111,7 @@ fn a_hello_in_too_many_or_too_large_records_is_refused() {
 
 #[test]
 fn the_fuzz_corpus_replays() {
-    crate::testing::replay_corpus("sni", |bytes| check(bytes));
+    crate::testing::replay_corpus("sni", check);
 }
 
 proptest! {
