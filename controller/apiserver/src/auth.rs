@@ -2,6 +2,11 @@
 
 use std::collections::BTreeMap;
 
+pub mod escalation;
+pub mod index;
+pub mod jwt;
+pub mod rbac;
+
 /// An authenticated identity.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct User {

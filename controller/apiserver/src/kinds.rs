@@ -7,12 +7,33 @@
 //! an object and its status, by the answers of `generation` and `has_status`.
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::auth::User;
+use crate::auth::index::Rbac;
 use crate::clock::Random;
 use crate::error::{ApiError, Cause};
 use crate::resource::Resource;
+
+mod account;
+mod batch;
+mod config;
+mod endpointslice;
+pub mod field;
+mod lease;
+pub mod metadata;
+pub mod names;
+mod namespace;
+mod network;
+mod pod;
+mod policy;
+mod rbac;
+mod service;
+pub(crate) mod value;
+mod workload;
+
+pub use names::NameRule;
 
 /// Settings that change what kinds accept.
 #[derive(Debug, Clone)]
@@ -54,9 +75,12 @@ pub struct Ctx<'a> {
     pub state: &'a State,
 }
 
-/// What strategies remember between requests (allocators), one per server.
+/// What strategies remember between requests (allocators, the RBAC index), one per server.
 #[derive(Debug, Default)]
-pub struct State {}
+pub struct State {
+    pub rbac: Rbac,
+    services: Mutex<service::allocate::Pool>,
+}
 
 /// When `metadata.generation` moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +134,10 @@ pub trait Strategy: Send + Sync {
         Generation::None
     }
 
+    fn name_rule(&self) -> NameRule {
+        NameRule::Subdomain
+    }
+
     /// A PUT to a name that isn't there creates the object (leases, events, config maps: no; few
     /// kinds say yes).
     fn create_on_update(&self) -> bool {
@@ -151,8 +179,36 @@ pub trait Strategy: Send + Sync {
 
 /// The rules of a kind; [`Plain`] for a kind without any.
 pub fn strategy(group: &str, kind: &str) -> &'static dyn Strategy {
+    use workload::{Kind, Workload};
     match (group, kind) {
-        ("apiextensions.k8s.io", "CustomResourceDefinition") => &WithStatus,
+        ("", "ConfigMap") => &config::ConfigMap,
+        ("", "Secret") => &config::Secret,
+        ("", "Namespace") => &namespace::Namespace,
+        ("", "Node") => &account::Node,
+        ("", "Pod") => &pod::Pod,
+        ("", "PodTemplate") => &pod::PodTemplate,
+        ("", "ReplicationController") => &Workload(Kind::ReplicationController),
+        ("", "Service") => &service::Service,
+        ("", "ServiceAccount") => &account::ServiceAccount,
+        ("" | "events.k8s.io", "Event") => &account::Event,
+        ("apps", "DaemonSet") => &Workload(Kind::DaemonSet),
+        ("apps", "Deployment") => &Workload(Kind::Deployment),
+        ("apps", "ReplicaSet") => &Workload(Kind::ReplicaSet),
+        ("apps", "StatefulSet") => &Workload(Kind::StatefulSet),
+        ("batch", "CronJob") => &batch::CronJob,
+        ("batch", "Job") => &batch::Job,
+        ("coordination.k8s.io", "Lease") => &lease::Lease,
+        ("discovery.k8s.io", "EndpointSlice") => &endpointslice::EndpointSlice,
+        ("networking.k8s.io", "Ingress") => &network::Ingress,
+        ("networking.k8s.io", "NetworkPolicy") => &network::NetworkPolicy,
+        ("policy", "PodDisruptionBudget") => &policy::DisruptionBudget,
+        (rbac::GROUP, "ClusterRole" | "Role") => &rbac::Role,
+        (rbac::GROUP, "ClusterRoleBinding" | "RoleBinding") => &rbac::Binding,
+        ("apiextensions.k8s.io", "CustomResourceDefinition")
+        | ("", "PersistentVolumeClaim" | "PersistentVolume" | "ResourceQuota")
+        | ("autoscaling", "HorizontalPodAutoscaler")
+        | ("apiregistration.k8s.io", "APIService")
+        | ("certificates.k8s.io", "CertificateSigningRequest") => &WithStatus,
         _ => &Plain,
     }
 }

@@ -12,6 +12,7 @@
 
 pub mod auth;
 pub mod clock;
+pub mod controllers;
 pub mod crd;
 pub mod error;
 pub mod kinds;
