@@ -8,9 +8,11 @@
 //! | [`service`] | a service: its policy and its tiers of weighted members |
 //! | [`endpoint`] | one backend of one member: target, weight, object state, hop |
 //! | [`snapshot`] | the three tables, and deltas that upsert or remove their rows |
+//! | [`rule`] | what single values must keep, whichever source they come from |
+//! | [`yaml`] | the configuration file, read with all its problems, and written |
 //! | [`problem`] | what is wrong with a piece of configuration, and where |
 //!
-//! There are two sources of one model: a YAML file (`yaml`) and a control plane over xDS. Both
+//! There are two sources of one model: a YAML file ([`yaml`]) and a control plane over xDS. Both
 //! decode into a [`snapshot::Delta`]; neither can build a row that breaks a rule, because rows are
 //! parsed, not validated. No I/O, no clock and no async code live here.
 
@@ -19,5 +21,10 @@ pub mod frontend;
 pub mod name;
 pub mod policy;
 pub mod problem;
+pub mod rule;
 pub mod service;
 pub mod snapshot;
+pub mod yaml;
+
+#[cfg(test)]
+mod arbitrary;
