@@ -1,10 +1,16 @@
 //! proxy
 
 pub mod access_log;
+pub mod balancer;
+pub mod connect;
+pub mod directory;
+pub mod health;
 pub mod limits;
 pub mod metrics;
 pub mod proxy_protocol;
+pub mod registry;
 pub mod sni;
+pub mod view;
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -1,5 +1,7 @@
 //! What tests of several modules share.
 
+pub(crate) mod services;
+
 use std::path::Path;
 
 /// Runs `check` on every input that fuzzing found worth keeping for `target`.

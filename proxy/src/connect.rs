@@ -1,0 +1,2 @@
+//! When a connect is retried, raced or given up.
+pub mod budget;

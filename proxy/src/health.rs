@@ -1,0 +1,2 @@
+//! Whether endpoints can take sessions.
+pub mod times;
