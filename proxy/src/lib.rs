@@ -10,6 +10,7 @@ pub mod metrics;
 pub mod proxy_protocol;
 pub mod registry;
 pub mod sni;
+pub mod source;
 pub mod view;
 
 #[cfg(test)]
