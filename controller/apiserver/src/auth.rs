@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 
+pub mod authenticate;
+pub mod authorize;
 pub mod escalation;
+pub mod impersonate;
 pub mod index;
 pub mod jwt;
 pub mod rbac;
+pub(crate) mod review;
 
 /// An authenticated identity.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -105,3 +109,6 @@ impl Authorizer for AlwaysAllow {
         Decision::Allow
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,8 @@
 //! resourceVersion, deletion) belongs to the REST layer, and so do generation and the split between
 //! an object and its status, by the answers of `generation` and `has_status`.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -78,7 +80,7 @@ pub struct Ctx<'a> {
 /// What strategies remember between requests (allocators, the RBAC index), one per server.
 #[derive(Debug, Default)]
 pub struct State {
-    pub rbac: Rbac,
+    pub rbac: Arc<Rbac>,
     services: Mutex<service::allocate::Pool>,
 }
 
@@ -206,7 +208,10 @@ pub fn strategy(group: &str, kind: &str) -> &'static dyn Strategy {
         (rbac::GROUP, "ClusterRoleBinding" | "RoleBinding") => &rbac::Binding,
         ("apiextensions.k8s.io", "CustomResourceDefinition")
         | ("", "PersistentVolumeClaim" | "PersistentVolume" | "ResourceQuota")
+        | ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy")
         | ("autoscaling", "HorizontalPodAutoscaler")
+        | ("networking.k8s.io", "ServiceCIDR")
+        | ("storage.k8s.io", "VolumeAttachment")
         | ("apiregistration.k8s.io", "APIService")
         | ("certificates.k8s.io", "CertificateSigningRequest") => &WithStatus,
         _ => &Plain,
@@ -246,3 +251,6 @@ impl Default for Settings {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

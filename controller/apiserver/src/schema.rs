@@ -205,9 +205,7 @@ fn any() -> &'static Schema {
 
 impl Reference {
     fn follow(&self) -> Option<&Schema> {
-        self.target
-            .get_or_init(|| definition(self.name))
-            .as_deref()
+        self.target.get_or_init(|| definition(self.name)).as_deref()
     }
 }
 

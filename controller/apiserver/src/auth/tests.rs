@@ -1,0 +1,434 @@
+//! RBAC: truth tables, a law against a naive evaluator, escalation.
+
+use super::escalation::{confirm_no_escalation, missing};
+use super::index::{Rbac, Verdict};
+use super::rbac::{Action, PolicyRule, forbidden_message};
+use super::*;
+use crate::kinds::Lookup;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+#[derive(Default)]
+struct Objects(BTreeMap<&'static str, Vec<Value>>);
+
+impl Lookup for Objects {
+    fn one(&self, _: &str, _: &str, _: &str, _: &str) -> Option<Value> {
+        None
+    }
+
+    fn list(&self, _: &str, resource: &str, _: &str) -> Vec<Value> {
+        self.0.get(resource).cloned().unwrap_or_default()
+    }
+
+    fn revision(&self, _: &str, resource: &str) -> u64 {
+        self.0
+            .get(resource)
+            .map_or(0, |objects| objects.len() as u64)
+    }
+}
+
+fn rule(groups: &[&str], resources: &[&str], verbs: &[&str], names: &[&str]) -> PolicyRule {
+    let own = |list: &[&str]| list.iter().map(|item| (*item).to_owned()).collect();
+    PolicyRule {
+        verbs: own(verbs),
+        api_groups: own(groups),
+        resources: own(resources),
+        resource_names: own(names),
+        non_resource_urls: Vec::new(),
+    }
+}
+
+fn action<'a>(verb: &'a str, group: &'a str, resource: &'a str, name: &'a str) -> Action<'a> {
+    let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+    Action::Resource {
+        verb,
+        group,
+        resource,
+        subresource,
+        namespace: "blue",
+        name,
+    }
+}
+
+#[test]
+fn rules_match_verbs_groups_resources_and_names() {
+    let table = [
+        (
+            rule(&[""], &["pods"], &["get"], &[]),
+            action("get", "", "pods", "a"),
+            true,
+        ),
+        (
+            rule(&[""], &["pods"], &["get"], &[]),
+            action("list", "", "pods", ""),
+            false,
+        ),
+        (
+            rule(&[""], &["pods"], &["get"], &[]),
+            action("get", "apps", "pods", "a"),
+            false,
+        ),
+        (
+            rule(&[""], &["pods"], &["get"], &[]),
+            action("get", "", "pods/log", "a"),
+            false,
+        ),
+        (
+            rule(&[""], &["pods/log"], &["get"], &[]),
+            action("get", "", "pods/log", "a"),
+            true,
+        ),
+        (
+            rule(&[""], &["pods/log"], &["get"], &[]),
+            action("get", "", "pods", "a"),
+            false,
+        ),
+        (
+            rule(&[""], &["*/scale"], &["get"], &[]),
+            action("get", "", "pods/scale", "a"),
+            true,
+        ),
+        (
+            rule(&[""], &["*/scale"], &["get"], &[]),
+            action("get", "", "scale", "a"),
+            false,
+        ),
+        (
+            rule(&["*"], &["*"], &["*"], &[]),
+            action("x", "y", "z/w", "a"),
+            true,
+        ),
+        (
+            rule(&[""], &["pods/*"], &["get"], &[]),
+            action("get", "", "pods/log", "a"),
+            false,
+        ),
+        (
+            rule(&[""], &["pods"], &["get"], &["a"]),
+            action("get", "", "pods", "a"),
+            true,
+        ),
+        (
+            rule(&[""], &["pods"], &["get"], &["a"]),
+            action("get", "", "pods", "b"),
+            false,
+        ),
+        (
+            rule(&[""], &["pods"], &["create"], &["a"]),
+            action("create", "", "pods", ""),
+            false,
+        ),
+        (
+            rule(&[], &["pods"], &["get"], &[]),
+            action("get", "", "pods", "a"),
+            false,
+        ),
+    ];
+    for (rule, action, wanted) in table {
+        assert_eq!(rule.allows(&action), wanted, "{rule:?} {action:?}");
+    }
+    let urls = |url: &str| PolicyRule {
+        verbs: vec!["get".into()],
+        non_resource_urls: vec![url.into()],
+        ..PolicyRule::default()
+    };
+    for (url, path, wanted) in [
+        ("/healthz", "/healthz", true),
+        ("/healthz", "/healthz/etcd", false),
+        ("/healthz/*", "/healthz/etcd", true),
+        ("/healthz*", "/healthz/etcd", true),
+        ("*", "/anything", true),
+        ("/h*z", "/healthz", false),
+    ] {
+        let action = Action::Path { verb: "get", path };
+        assert_eq!(urls(url).allows(&action), wanted, "{url} {path}");
+        assert!(!urls(url).allows(&Action::Path { verb: "post", path }));
+    }
+}
+
+#[test]
+fn refusals_read_as_in_kubernetes() {
+    assert_eq!(
+        forbidden_message("bob", &action("get", "", "pods/log", "a")),
+        r#"User "bob" cannot get resource "pods/log" in API group "" in the namespace "blue""#
+    );
+    let action = Action::Resource {
+        verb: "list",
+        group: "apps",
+        resource: "deployments",
+        subresource: "",
+        namespace: "",
+        name: "",
+    };
+    assert_eq!(
+        forbidden_message("bob", &action),
+        r#"User "bob" cannot list resource "deployments" in API group "apps" at the cluster scope"#
+    );
+    assert_eq!(
+        forbidden_message(
+            "bob",
+            &Action::Path {
+                verb: "get",
+                path: "/metrics"
+            }
+        ),
+        r#"User "bob" cannot get path "/metrics""#
+    );
+}
+
+fn cluster() -> Objects {
+    let role = |name: &str, namespace: &str, verb: &str| {
+        json!({
+            "metadata": {"name": name, "namespace": namespace},
+            "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": [verb]}],
+        })
+    };
+    let binding = |name: &str, namespace: &str, kind: &str, role: &str, subject: Value| {
+        json!({
+            "metadata": {"name": name, "namespace": namespace},
+            "roleRef": {"kind": kind, "name": role}, "subjects": [subject],
+        })
+    };
+    Objects(BTreeMap::from([
+        ("clusterroles", vec![role("reader", "", "get")]),
+        ("roles", vec![role("lister", "blue", "list")]),
+        (
+            "clusterrolebindings",
+            vec![
+                binding(
+                    "all",
+                    "",
+                    "ClusterRole",
+                    "reader",
+                    json!({"kind": "Group", "name": "readers"}),
+                ),
+                binding(
+                    "lost",
+                    "",
+                    "ClusterRole",
+                    "gone",
+                    json!({"kind": "User", "name": "eve"}),
+                ),
+            ],
+        ),
+        (
+            "rolebindings",
+            vec![
+                binding(
+                    "local",
+                    "blue",
+                    "ClusterRole",
+                    "reader",
+                    json!({"kind": "User", "name": "bob"}),
+                ),
+                binding(
+                    "sa",
+                    "blue",
+                    "Role",
+                    "lister",
+                    json!({"kind": "ServiceAccount", "name": "robot"}),
+                ),
+                binding(
+                    "stray",
+                    "red",
+                    "Role",
+                    "lister",
+                    json!({"kind": "User", "name": "bob"}),
+                ),
+            ],
+        ),
+    ]))
+}
+
+#[test]
+fn bindings_grant_in_their_scope_to_their_subjects() {
+    let objects = cluster();
+    let index = Rbac::default().refreshed(&objects);
+    let robot = User::new(
+        "system:serviceaccount:blue:robot",
+        ["system:serviceaccounts"],
+    );
+    let reader = User::new("ann", ["readers"]);
+    let in_namespace = |verb, namespace| Action::Resource {
+        verb,
+        group: "",
+        resource: "pods",
+        subresource: "",
+        namespace,
+        name: "x",
+    };
+    let bob = User::new("bob", ["staff"]);
+    for (user, verb, namespace, wanted) in [
+        (&bob, "get", "blue", true),
+        (&bob, "get", "red", false),
+        (&bob, "get", "", false),
+        (&bob, "list", "red", false),
+        (&reader, "get", "red", true),
+        (&reader, "get", "", true),
+        (&reader, "list", "blue", false),
+        (&robot, "list", "blue", true),
+        (&robot, "list", "red", false),
+        (&User::admin(), "delete", "", true),
+    ] {
+        assert_eq!(
+            index.allows(user, &in_namespace(verb, namespace)),
+            wanted,
+            "{user:?} {verb} {namespace}"
+        );
+    }
+    assert_eq!(
+        index.decide(&robot, &in_namespace("list", "blue")),
+        Verdict::Allowed(
+            r#"RBAC: allowed by RoleBinding "sa/blue" of Role "lister" to ServiceAccount "robot/blue""#.into()
+        )
+    );
+    assert_eq!(
+        index.decide(&User::new("eve", ["x"]), &in_namespace("get", "blue")),
+        Verdict::Refused(r#"RBAC: clusterrole.rbac.authorization.k8s.io "gone" not found"#.into())
+    );
+}
+
+#[test]
+fn the_index_follows_the_store() {
+    let rbac = Rbac::default();
+    let mut objects = cluster();
+    let ann = User::new("ann", ["nobody"]);
+    let get = action("get", "", "pods", "x");
+    assert!(!rbac.refreshed(&objects).allows(&ann, &get));
+    objects.0.entry("rolebindings").or_default().push(json!({
+        "metadata": {"name": "more", "namespace": "blue"},
+        "roleRef": {"kind": "ClusterRole", "name": "reader"}, "subjects": [{"kind": "User", "name": "ann"}],
+    }));
+    assert!(rbac.refreshed(&objects).allows(&ann, &get));
+    objects.0.remove("rolebindings");
+    assert!(!rbac.refreshed(&objects).allows(&ann, &get));
+}
+
+#[test]
+fn escalation_is_measured_atom_by_atom() {
+    let held = [
+        rule(&[""], &["pods"], &["get", "list"], &[]),
+        rule(&[""], &["*/scale"], &["*"], &[]),
+    ];
+    for (granted, covered) in [
+        (rule(&[""], &["pods"], &["get"], &[]), true),
+        (rule(&[""], &["pods"], &["get", "list"], &["a"]), true),
+        (rule(&[""], &["pods"], &["*"], &[]), false),
+        (rule(&[""], &["pods", "secrets"], &["get"], &[]), false),
+        (rule(&[""], &["deployments/scale"], &["patch"], &[]), true),
+        (rule(&["*"], &["pods"], &["get"], &[]), false),
+    ] {
+        assert_eq!(
+            missing(&held, std::slice::from_ref(&granted)).is_empty(),
+            covered,
+            "{granted:?}"
+        );
+    }
+    let named = [rule(&[""], &["pods"], &["get"], &["a"])];
+    assert!(!missing(&named, &[rule(&[""], &["pods"], &["get"], &[])]).is_empty());
+    assert!(!missing(&named, &[rule(&[""], &["pods"], &["get"], &["a", "b"])]).is_empty());
+    let text = confirm_no_escalation(
+        "bob",
+        &["g".to_owned()],
+        &held,
+        &[rule(&["", "apps"], &["secrets"], &["get", "list"], &[])],
+    )
+    .unwrap_err();
+    assert_eq!(
+        text,
+        "user \"bob\" (groups=[\"g\"]) is attempting to grant RBAC permissions not currently held:\n\
+         {APIGroups:[\"\"], Resources:[\"secrets\"], Verbs:[\"get\" \"list\"]}\n\
+         {APIGroups:[\"apps\"], Resources:[\"secrets\"], Verbs:[\"get\" \"list\"]}"
+    );
+}
+
+fn some(words: &'static [&'static str]) -> impl Strategy<Value = Vec<String>> {
+    prop::collection::vec(prop::sample::select(words).prop_map(str::to_owned), 0..3)
+}
+
+prop_compose! {
+    fn any_rule()(
+        verbs in some(&["get", "list", "*"]), api_groups in some(&["", "apps", "*"]),
+        resources in some(&["pods", "pods/log", "*/log", "*", "nodes"]),
+        resource_names in some(&["a", "b"]),
+    ) -> PolicyRule {
+        PolicyRule { verbs, api_groups, resources, resource_names, non_resource_urls: Vec::new() }
+    }
+}
+
+/// The definition, written down without any cleverness.
+fn naive(
+    rule: &PolicyRule,
+    verb: &str,
+    group: &str,
+    resource: &str,
+    subresource: &str,
+    name: &str,
+) -> bool {
+    let whole = if subresource.is_empty() {
+        resource.to_owned()
+    } else {
+        format!("{resource}/{subresource}")
+    };
+    let has = |list: &[String], item: &str| list.contains(&item.to_owned());
+    let verb = has(&rule.verbs, "*") || has(&rule.verbs, verb);
+    let group = has(&rule.api_groups, "*") || has(&rule.api_groups, group);
+    let resource = has(&rule.resources, "*")
+        || has(&rule.resources, &whole)
+        || (!subresource.is_empty() && has(&rule.resources, &format!("*/{subresource}")));
+    verb && group && resource && (rule.resource_names.is_empty() || has(&rule.resource_names, name))
+}
+
+proptest! {
+    #[test]
+    fn the_index_agrees_with_the_definition(
+        rules in prop::collection::vec((any_rule(), 0..4_usize), 0..6),
+        verb in prop::sample::select(&["get", "list", "watch"][..]),
+        group in prop::sample::select(&["", "apps", "batch"][..]),
+        resource in prop::sample::select(&["pods", "nodes"][..]),
+        subresource in prop::sample::select(&["", "log"][..]),
+        name in prop::sample::select(&["", "a", "b", "c"][..]),
+        namespace in prop::sample::select(&["", "blue", "red"][..]),
+    ) {
+        // Where each role is granted: cluster-wide, in blue, in red, or to somebody else.
+        let mut objects = Objects::default();
+        for (at, (rule, place)) in rules.iter().enumerate() {
+            let role = json!({"metadata": {"name": format!("r{at}")}, "rules": [rule.to_value()]});
+            objects.0.entry("clusterroles").or_default().push(role);
+            let user = if *place == 3 { "eve" } else { "bob" };
+            let scope = ["", "blue", "red", ""][*place];
+            let resource = if scope.is_empty() { "clusterrolebindings" } else { "rolebindings" };
+            objects.0.entry(resource).or_default().push(json!({
+                "metadata": {"name": format!("b{at}"), "namespace": scope},
+                "roleRef": {"kind": "ClusterRole", "name": format!("r{at}")},
+                "subjects": [{"kind": "User", "name": user}],
+            }));
+        }
+        let wanted = rules.iter().any(|(rule, place)| {
+            let applies = match place { 0 => true, 1 => namespace == "blue", 2 => namespace == "red", _ => false };
+            applies && naive(rule, verb, group, resource, subresource, name)
+        });
+        let action = Action::Resource { verb, group, resource, subresource, namespace, name };
+        let index = Rbac::default().refreshed(&objects);
+        prop_assert_eq!(index.allows(&User::new("bob", ["g"]), &action), wanted);
+    }
+
+    #[test]
+    fn what_is_covered_allows_nothing_new(
+        held in prop::collection::vec(any_rule(), 0..4),
+        granted in any_rule(),
+        verb in prop::sample::select(&["get", "list"][..]),
+        resource in prop::sample::select(&["pods", "nodes"][..]),
+        subresource in prop::sample::select(&["", "log"][..]),
+        name in prop::sample::select(&["a", "b", "c"][..]),
+    ) {
+        if missing(&held, std::slice::from_ref(&granted)).is_empty() {
+            for group in ["", "apps", "batch"] {
+                let action = Action::Resource { verb, group, resource, subresource, namespace: "", name };
+                let allowed = held.iter().any(|rule| rule.allows(&action));
+                prop_assert!(!granted.allows(&action) || allowed);
+            }
+        }
+    }
+}
