@@ -249,6 +249,16 @@ impl EndpointState {
         self.inflight.load(Relaxed)
     }
 
+    /// Counts a connect that begins.
+    pub fn count_attempt(&self) {
+        self.counts.attempts.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a session or flow that it serves.
+    pub fn count_session(&self) {
+        self.counts.sessions.fetch_add(1, Relaxed);
+    }
+
     /// What stands against it now.
     pub fn flags(&self) -> Flags {
         Flags(self.flags.load(Relaxed))

@@ -9,12 +9,19 @@
 use super::hash::{GOLDEN, mix};
 use crate::registry::ServiceId;
 
-/// The draws of one data thread. Costs 4 bytes a service.
+/// The draws of one data thread. Costs 8 bytes a service.
 #[derive(Debug, Clone)]
 pub struct Draw {
     seed: u64,
     random: u64,
-    sequences: Vec<u32>,
+    services: Vec<Place>,
+}
+
+#[derive(Debug, Clone)]
+struct Place {
+    point: u32,
+    /// Picks since the last ten.
+    picks: u8,
 }
 
 impl Draw {
@@ -23,19 +30,22 @@ impl Draw {
         Self {
             seed,
             random: mix(seed ^ GOLDEN),
-            sequences: Vec::new(),
+            services: Vec::new(),
         }
     }
 
     /// The next point of the service's sequence, as a fraction of 2^32.
     pub fn next_point(&mut self, service: ServiceId) -> u32 {
-        let index = service.0 as usize;
-        if index >= self.sequences.len() {
-            self.grow(index);
-        }
-        let sequence = &mut self.sequences[index];
-        *sequence = sequence.wrapping_add(STEP);
-        *sequence
+        let place = self.place(service);
+        place.point = place.point.wrapping_add(STEP);
+        place.point
+    }
+
+    /// Counts a pick of the service; true at every tenth.
+    pub fn is_tenth(&mut self, service: ServiceId) -> bool {
+        let place = self.place(service);
+        place.picks = (place.picks + 1) % 10;
+        place.picks == 0
     }
 
     /// Random bits (SplitMix64's upper half).
@@ -49,11 +59,19 @@ impl Draw {
         scale(self.next_random(), bound)
     }
 
+    fn place(&mut self, ServiceId(service): ServiceId) -> &mut Place {
+        let index = service as usize;
+        if index >= self.services.len() {
+            self.grow(index);
+        }
+        &mut self.services[index]
+    }
+
     #[cold]
     fn grow(&mut self, index: usize) {
-        for service in self.sequences.len()..=index {
-            self.sequences
-                .push((mix(self.seed ^ mix(service as u64)) >> 32) as u32);
+        for service in self.services.len()..=index {
+            let point = (mix(self.seed ^ mix(service as u64)) >> 32) as u32;
+            self.services.push(Place { point, picks: 0 });
         }
     }
 }

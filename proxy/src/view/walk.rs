@@ -36,6 +36,9 @@ impl Walk<'_> {
             None => self.view.slot_at(draw.next_point(self.view.id)),
             Some(key) => self.sticky_slot(key),
         }?;
+        if draw.is_tenth(self.view.id) {
+            self.view.members[position].state.service.hedges.add_ten();
+        }
         // None there means that flags are ahead of the view.
         self.inside(position, draw)
             .or_else(|| self.through_tiers(self.view.members[position].tier, draw))
