@@ -16,6 +16,7 @@ pub mod controllers;
 pub mod crd;
 pub mod error;
 pub mod kinds;
+pub mod patch;
 pub mod resource;
 pub mod schema;
 
