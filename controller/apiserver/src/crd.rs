@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::resource::{Resource, Subresource, Verbs, table_name};
 use crate::schema::Schema;
@@ -91,4 +91,35 @@ fn subresources(version: &Value, kind: &str) -> Vec<Subresource> {
         });
     }
     list
+}
+
+/// The CRD with the status of one whose names are accepted and that is served, or `None` if it
+/// has that already.
+pub(crate) fn established(crd: &Value, now: &str) -> Option<Value> {
+    let conditions = crd["status"]["conditions"].as_array();
+    let is_set = |condition: &Value| condition["type"] == "Established";
+    if conditions.is_some_and(|list| list.iter().any(is_set)) {
+        return None;
+    }
+    let condition = |kind: &str, reason: &str, message: &str| {
+        json!({
+            "type": kind, "status": "True", "lastTransitionTime": now,
+            "reason": reason, "message": message,
+        })
+    };
+    let versions = crd["spec"]["versions"].as_array().into_iter().flatten();
+    let stored: Vec<_> = versions
+        .filter(|version| version["storage"] == true)
+        .map(|version| version["name"].clone())
+        .collect();
+    let mut crd = crd.clone();
+    crd["status"] = json!({
+        "conditions": [
+            condition("NamesAccepted", "NoConflicts", "no conflicts found"),
+            condition("Established", "InitialNamesAccepted", "the initial names have been accepted"),
+        ],
+        "acceptedNames": crd["spec"]["names"],
+        "storedVersions": stored,
+    });
+    Some(crd)
 }

@@ -308,6 +308,11 @@ impl ApiError {
         )])
     }
 
+    /// An error that Kubernetes hands on without a reason of its own.
+    pub fn unknown(message: impl Into<String>) -> Self {
+        Self(Box::new(Failure::plain(500, "", message.into())))
+    }
+
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self(Box::new(Failure::plain(
             503,

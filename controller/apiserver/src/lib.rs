@@ -13,12 +13,18 @@
 pub mod auth;
 pub mod clock;
 pub mod controllers;
+mod core;
 pub mod crd;
+mod discovery;
 pub mod error;
+mod http;
 pub mod kinds;
-pub mod patch;
 pub mod resource;
+mod rest;
 pub mod schema;
+pub mod server;
+pub mod store;
 
 pub use auth::User;
 pub use error::{ApiError, Cause, CauseReason};
+pub use server::{ApiServer, Builder, Controllers, Handle, Security, ServerError};

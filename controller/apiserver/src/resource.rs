@@ -80,6 +80,21 @@ impl Resource {
         format!("{}/{}", self.group, self.version)
     }
 
+    /// How an object of this resource starts in JSON.
+    pub(crate) fn head(&self) -> Vec<u8> {
+        let (kind, version) = (&self.kind, self.api_version());
+        format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{version}\",").into_bytes()
+    }
+
+    /// How an object of this resource starts in a list: built-in kinds leave out what the list says.
+    pub(crate) fn item_head(&self) -> Vec<u8> {
+        if self.custom.is_some() {
+            self.head()
+        } else {
+            b"{".to_vec()
+        }
+    }
+
     pub fn subresource(&self, name: &str) -> Option<&Subresource> {
         self.subresources
             .iter()

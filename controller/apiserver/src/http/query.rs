@@ -1,0 +1,95 @@
+//! The query part of a request: options of the verbs.
+
+use crate::error::{ApiError, Cause};
+use serde_json::Value;
+
+/// Query parameters in their order; a name may repeat.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Query(Vec<(String, String)>);
+
+/// An option that the server can't accept, as the 422 of the options kind.
+pub(crate) fn options_invalid(kind: &str, causes: Vec<Cause>) -> ApiError {
+    ApiError::invalid("meta.k8s.io", kind, "", causes)
+}
+
+impl Query {
+    pub(crate) fn parse(query: Option<&str>) -> Self {
+        let Some(query) = query else {
+            return Self::default();
+        };
+        Self(
+            form_urlencoded::parse(query.as_bytes())
+                .into_owned()
+                .collect(),
+        )
+    }
+
+    /// The first value of a parameter; an empty one counts as absent, as in Kubernetes.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        let found = self.0.iter().find(|(key, _)| key == name);
+        found
+            .map(|(_, value)| value.as_str())
+            .filter(|value| !value.is_empty())
+    }
+
+    pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0
+            .iter()
+            .filter(move |(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// Present and not `false` or `0`: how Kubernetes reads booleans in queries.
+    pub(crate) fn flag(&self, name: &str) -> Option<bool> {
+        let found = self.0.iter().find(|(key, _)| key == name)?;
+        Some(!matches!(
+            found.1.to_ascii_lowercase().as_str(),
+            "false" | "0"
+        ))
+    }
+
+    pub(crate) fn integer(&self, name: &str) -> Result<Option<i64>, ApiError> {
+        let Some(text) = self.text(name) else {
+            return Ok(None);
+        };
+        let value = text.parse().map_err(|_| {
+            ApiError::bad_request(format!(
+                "strconv.ParseInt: parsing {text:?}: invalid syntax (query parameter {name})"
+            ))
+        })?;
+        Ok(Some(value))
+    }
+
+    /// `dryRun=All`; anything else is refused. `kind` names the verb's options.
+    pub(crate) fn dry_run(&self, kind: &str) -> Result<bool, ApiError> {
+        let mut dry = false;
+        for value in self.all("dryRun") {
+            if value != "All" {
+                let value = Value::String(value.to_owned());
+                return Err(options_invalid(
+                    kind,
+                    vec![Cause::not_supported("dryRun", &value, &["All"])],
+                ));
+            }
+            dry = true;
+        }
+        Ok(dry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_decoded_and_empty_ones_are_absent() {
+        let query = Query::parse(Some("labelSelector=a%3Db%2Cc&watch=1&limit=&dryRun=All"));
+        assert_eq!(query.text("labelSelector"), Some("a=b,c"));
+        assert_eq!(query.flag("watch"), Some(true));
+        assert_eq!(query.integer("limit").unwrap(), None);
+        assert!(query.dry_run("CreateOptions").unwrap());
+        let bad = Query::parse(Some("dryRun=Some&limit=x"));
+        assert_eq!(bad.dry_run("CreateOptions").unwrap_err().code(), 422);
+        assert_eq!(bad.integer("limit").unwrap_err().code(), 400);
+    }
+}

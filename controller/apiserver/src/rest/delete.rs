@@ -1,0 +1,341 @@
+//! Deleting objects: at once, or marked until their finalizers and grace are done.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Response;
+use serde_json::{Value, json};
+
+use super::decode::{parse_json, parse_yaml};
+use super::meta::{self, finalizers, metadata_mut, text};
+use super::print::Outcome;
+use super::{Request, warn};
+use crate::clock::rfc3339;
+use crate::error::{ApiError, Cause};
+use crate::http::{Body, ContentType, json as respond, options_invalid};
+use crate::store::{Change, Key, Object, Refused, Write};
+
+/// What a delete asks for, from the query or the body.
+#[derive(Debug, Clone, Default)]
+struct Options {
+    grace_seconds: Option<i64>,
+    propagation: Option<Propagation>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    dry_run: bool,
+}
+
+/// What happens to the objects that this one owns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Propagation {
+    Orphan,
+    Background,
+    Foreground,
+}
+
+/// What came of a delete.
+enum Deleted {
+    /// The object has left the store.
+    Gone(Value),
+    /// It waits for its finalizers or its grace period.
+    Marked(Outcome),
+}
+
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+const ATTEMPTS_MAX: usize = 64;
+/// Namespaces that every cluster needs.
+const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public"];
+/// Core kinds whose delete answers with the object itself, not with a `Status`.
+const RETURNED: &[&str] = &[
+    "persistentvolumeclaims",
+    "persistentvolumes",
+    "pods",
+    "podtemplates",
+    "resourcequotas",
+    "serviceaccounts",
+    "services",
+];
+
+impl Request<'_> {
+    pub(super) async fn delete(&self, body: Bytes) -> Result<Response<Body>, ApiError> {
+        let options = self.delete_options(&body)?;
+        let key = Key::new(&self.place.namespace, &self.place.name);
+        let deleted = self.delete_key(&key, &options).await?;
+        let mut response = match deleted {
+            Deleted::Marked(outcome) => self.print_one(200, &outcome)?,
+            Deleted::Gone(object) if self.returns_deleted() => {
+                self.print_one(200, &Outcome::Value(object))?
+            }
+            Deleted::Gone(object) => respond(200, self.accept.syntax, &self.success(&object)),
+        };
+        warn(&mut response, &[]);
+        Ok(response)
+    }
+
+    pub(super) async fn delete_collection(&self, body: Bytes) -> Result<Response<Body>, ApiError> {
+        let options = self.delete_options(&body)?;
+        let selection = self.selection()?;
+        let range = self.range(&selection);
+        let listing = self
+            .core
+            .store
+            .list(&self.resource.table, &range, &|object| {
+                selection.matches(object)
+            })
+            .map_err(|lost| ApiError::expired(lost.to_string()))?;
+        let mut items = Vec::new();
+        for object in &listing.objects {
+            match self.delete_key(object.key(), &options).await {
+                Ok(_) => items.push(Arc::clone(object)),
+                Err(error) if error.code() == 404 => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let meta = super::print::ListMeta {
+            revision: self.core.store.revision(),
+            ..Default::default()
+        };
+        self.print_list(&items, &meta)
+    }
+
+    async fn delete_key(&self, key: &Key, options: &Options) -> Result<Deleted, ApiError> {
+        let (group, resource) = (&self.resource.group, &self.resource.resource);
+        if self.is_namespace() && IMMORTAL.contains(&key.name()) {
+            let why = "this namespace may not be deleted";
+            return Err(ApiError::forbidden(group, resource, key.name(), why));
+        }
+        let head = self.resource.head();
+        for _ in 0..ATTEMPTS_MAX {
+            let found = self.core.store.read(&self.resource.table, key);
+            let stored = found.ok_or_else(|| ApiError::not_found(group, resource, key.name()))?;
+            let old = stored.value(&head);
+            self.check_preconditions(&old, options)?;
+            match self.delete_once(&stored, &old, options).await {
+                Ok(deleted) => return Ok(deleted),
+                Err(Refused::Modified(_)) => {}
+                Err(refused) => return Err(self.refused(refused, key.name())),
+            }
+        }
+        Err(self.refused(Refused::Modified(0), key.name()))
+    }
+
+    async fn delete_once(
+        &self,
+        stored: &Arc<Object>,
+        old: &Value,
+        options: &Options,
+    ) -> Result<Deleted, Refused> {
+        let strategy = self.strategy();
+        let grace = options
+            .grace_seconds
+            .unwrap_or_else(|| strategy.default_grace_seconds(old));
+        let mut new = old.clone();
+        propagate(&mut new, options.propagation);
+        let waits = !pending(&new).is_empty() || grace > 0;
+        if waits {
+            self.mark(&mut new, old, grace);
+            if new == *old {
+                return Ok(Deleted::Marked(Outcome::Stored(Arc::clone(stored))));
+            }
+        }
+        if options.dry_run {
+            return Ok(if waits {
+                Deleted::Marked(Outcome::Value(new))
+            } else {
+                Deleted::Gone(new)
+            });
+        }
+        let draft = meta::draft(&new, &self.resource, strategy);
+        let change = if waits {
+            Change::Put(draft)
+        } else {
+            Change::Delete(draft)
+        };
+        let committed = self.commit(stored, change).await?;
+        if waits {
+            self.written(&committed).await;
+            return Ok(Deleted::Marked(Outcome::Stored(committed)));
+        }
+        strategy.deleted(&new, &self.ctx(false));
+        self.removed(&new);
+        Ok(Deleted::Gone(committed.value(&self.resource.head())))
+    }
+
+    async fn commit(&self, stored: &Object, change: Change) -> Result<Arc<Object>, Refused> {
+        let write = Write {
+            table: Arc::clone(&self.resource.table),
+            key: stored.key().clone(),
+            expected: Some(stored.revision()),
+            change,
+        };
+        self.core.store.commit(write).await
+    }
+
+    /// The object as one that is being deleted. A later delete may only shorten the grace.
+    fn mark(&self, new: &mut Value, old: &Value, grace: i64) {
+        let graceful = self.strategy().default_grace_seconds(old) > 0;
+        let grace = if graceful { grace } else { 0 };
+        let before = old["metadata"]["deletionGracePeriodSeconds"].as_i64();
+        if meta::is_deleting(old) && before.is_none_or(|before| before <= grace) {
+            return;
+        }
+        let now = self.core.now();
+        let end = now
+            .saturating_add(jiff::SignedDuration::from_secs(grace))
+            .unwrap_or(now);
+        let generation = old["metadata"]["generation"].as_i64();
+        if self.is_namespace() {
+            new["status"]["phase"] = json!("Terminating");
+        }
+        let metadata = metadata_mut(new);
+        metadata.insert("deletionTimestamp".to_owned(), json!(rfc3339(end)));
+        metadata.insert("deletionGracePeriodSeconds".to_owned(), json!(grace));
+        if let Some(generation) = generation.filter(|generation| *generation > 0) {
+            metadata.insert("generation".to_owned(), json!(generation + 1));
+        }
+    }
+
+    fn check_preconditions(&self, old: &Value, options: &Options) -> Result<(), ApiError> {
+        let conflict = |what: &str, wanted: &str, found: &str| {
+            let why = format!(
+                "the {what} in the precondition ({wanted}) does not match the {what} in record \
+                 ({found}). The object might have been deleted and then recreated"
+            );
+            let (group, resource) = (&self.resource.group, &self.resource.resource);
+            ApiError::conflict(group, resource, text(old, "name"), &why)
+        };
+        if let Some(wanted) = &options.uid
+            && wanted != text(old, "uid")
+        {
+            return Err(conflict("UID", wanted, text(old, "uid")));
+        }
+        if let Some(wanted) = &options.resource_version
+            && wanted != text(old, "resourceVersion")
+        {
+            return Err(conflict(
+                "ResourceVersion",
+                wanted,
+                text(old, "resourceVersion"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn delete_options(&self, body: &[u8]) -> Result<Options, ApiError> {
+        let mut options = Options {
+            dry_run: self.query.dry_run("DeleteOptions")?,
+            ..Options::default()
+        };
+        options.grace_seconds = self.query.integer("gracePeriodSeconds")?;
+        options.propagation = propagation(self.query.text("propagationPolicy"))?;
+        if let Some(orphan) = self.query.flag("orphanDependents") {
+            options.propagation = Some(if orphan {
+                Propagation::Orphan
+            } else {
+                Propagation::Background
+            });
+        }
+        if body.is_empty() {
+            return Ok(options);
+        }
+        let body = match ContentType::of_object(self.headers)? {
+            ContentType::Yaml => parse_yaml(body)?,
+            _ => parse_json(body)?,
+        };
+        if let Some(grace) = body["gracePeriodSeconds"].as_i64() {
+            options.grace_seconds = Some(grace);
+        }
+        if let Some(policy) = propagation(body["propagationPolicy"].as_str())? {
+            options.propagation = Some(policy);
+        }
+        if let Some(orphan) = body["orphanDependents"].as_bool() {
+            options.propagation = Some(if orphan {
+                Propagation::Orphan
+            } else {
+                Propagation::Background
+            });
+        }
+        options.dry_run |= body["dryRun"]
+            .as_array()
+            .is_some_and(|list| list.iter().any(|value| value == "All"));
+        let precondition = |key: &str| body["preconditions"][key].as_str().map(str::to_owned);
+        options.uid = precondition("uid");
+        options.resource_version = precondition("resourceVersion");
+        if options.grace_seconds.is_some_and(|grace| grace < 0) {
+            // Kubernetes reads a negative grace as one second.
+            options.grace_seconds = Some(1);
+        }
+        Ok(options)
+    }
+
+    fn returns_deleted(&self) -> bool {
+        self.resource.group.is_empty() && RETURNED.contains(&self.resource.resource.as_str())
+    }
+
+    fn is_namespace(&self) -> bool {
+        self.resource.is("", "namespaces")
+    }
+
+    fn success(&self, object: &Value) -> Value {
+        let mut details = json!({"name": text(object, "name")});
+        if !self.resource.group.is_empty() {
+            details["group"] = json!(self.resource.group);
+        }
+        details["kind"] = json!(self.resource.resource);
+        details["uid"] = json!(text(object, "uid"));
+        json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+            "details": details,
+        })
+    }
+}
+
+/// What must happen before the object may go: its finalizers, and a namespace's own.
+pub(super) fn pending(object: &Value) -> Vec<&str> {
+    let mut list = finalizers(object);
+    if object["kind"] == "Namespace" && object["apiVersion"] == "v1" {
+        let own = object["spec"]["finalizers"]
+            .as_array()
+            .into_iter()
+            .flatten();
+        list.extend(own.filter_map(Value::as_str));
+    }
+    list
+}
+
+/// Sets the finalizers of the garbage collector that the policy asks for; without a policy they
+/// stay as they are.
+fn propagate(object: &mut Value, policy: Option<Propagation>) {
+    let Some(policy) = policy else { return };
+    let mut list: Vec<String> = finalizers(object)
+        .into_iter()
+        .filter(|finalizer| !matches!(*finalizer, ORPHAN | FOREGROUND))
+        .map(str::to_owned)
+        .collect();
+    match policy {
+        Propagation::Orphan => list.push(ORPHAN.to_owned()),
+        Propagation::Foreground => list.push(FOREGROUND.to_owned()),
+        Propagation::Background => {}
+    }
+    let metadata = metadata_mut(object);
+    if list.is_empty() {
+        metadata.shift_remove("finalizers");
+    } else {
+        metadata.insert("finalizers".to_owned(), json!(list));
+    }
+}
+
+fn propagation(text: Option<&str>) -> Result<Option<Propagation>, ApiError> {
+    match text {
+        None | Some("") => Ok(None),
+        Some("Orphan") => Ok(Some(Propagation::Orphan)),
+        Some("Background") => Ok(Some(Propagation::Background)),
+        Some("Foreground") => Ok(Some(Propagation::Foreground)),
+        Some(other) => {
+            let supported = &["Foreground", "Background", "Orphan", "nil"];
+            let cause = Cause::not_supported("propagationPolicy", &json!(other), supported);
+            Err(options_invalid("DeleteOptions", vec![cause]))
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! `metadata`: what the server fills in, keeps and checks for every kind.
+
+use std::borrow::Cow;
+
+use serde_json::{Map, Value, json};
+
+use crate::error::Cause;
+use crate::kinds::field::FieldErrors;
+use crate::kinds::{self, NameRule, Strategy};
+use crate::resource::Resource;
+use crate::store::Draft;
+
+pub(super) fn metadata(object: &Value) -> Option<&Map<String, Value>> {
+    object.get("metadata").and_then(Value::as_object)
+}
+
+/// The metadata of an object that was decoded, which always has some.
+pub(super) fn metadata_mut(object: &mut Value) -> &mut Map<String, Value> {
+    if !object["metadata"].is_object() {
+        object["metadata"] = json!({});
+    }
+    object["metadata"]
+        .as_object_mut()
+        .expect("it was made an object above")
+}
+
+pub(super) fn text<'a>(object: &'a Value, key: &str) -> &'a str {
+    metadata(object)
+        .and_then(|m| m.get(key))
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+}
+
+pub(super) fn finalizers(object: &Value) -> Vec<&str> {
+    let list = metadata(object)
+        .and_then(|m| m.get("finalizers"))
+        .and_then(Value::as_array);
+    list.into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect()
+}
+
+pub(super) fn is_deleting(object: &Value) -> bool {
+    metadata(object).is_some_and(|m| m.contains_key("deletionTimestamp"))
+}
+
+/// The store's form of an object.
+pub(super) fn draft(object: &Value, resource: &Resource, strategy: &dyn Strategy) -> Draft {
+    let own = strategy
+        .selectable_fields()
+        .iter()
+        .map(|field| Cow::Borrowed(*field));
+    let custom = resource.custom.iter().flat_map(|custom| {
+        custom
+            .selectable_fields
+            .iter()
+            .map(|path| Cow::Owned(path.trim_start_matches('.').to_owned()))
+    });
+    let fields = own
+        .chain(custom)
+        .map(|field| {
+            let value = strategy.selectable_value(object, &field).into_boxed_str();
+            (field, value)
+        })
+        .collect();
+    Draft::new(object, fields)
+}
+
+/// Takes over what an update can't change; what the client left out counts as unchanged.
+pub(super) fn keep_system_fields(new: &mut Value, old: &Value) {
+    const KEPT: &[&str] = &[
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+    ];
+    let Some(old) = metadata(old) else { return };
+    let new = metadata_mut(new);
+    new.shift_remove("selfLink");
+    for key in KEPT {
+        match old.get(*key) {
+            Some(value) => {
+                new.insert((*key).to_owned(), value.clone());
+            }
+            None => {
+                new.shift_remove(*key);
+            }
+        }
+    }
+    // A generated name can't be forgotten, only left out.
+    if let Some(value) = old.get("generateName")
+        && !new.contains_key("generateName")
+    {
+        new.insert("generateName".to_owned(), value.clone());
+    }
+}
+
+/// Everything wrong with the metadata of an object about to be created.
+pub(super) fn validate_create(object: &Value, namespaced: bool, rule: NameRule) -> Vec<Cause> {
+    let mut errors = FieldErrors::default();
+    kinds::metadata::validate_create(object, namespaced, rule, &mut errors);
+    errors.into_causes()
+}
+
+/// Everything that an update may not do to metadata.
+pub(super) fn validate_update(new: &Value, old: &Value) -> Vec<Cause> {
+    let mut errors = FieldErrors::default();
+    kinds::metadata::validate_update(new, old, &mut errors);
+    errors.into_causes()
+}

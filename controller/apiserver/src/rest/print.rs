@@ -1,0 +1,194 @@
+//! Objects and lists as responses, in the shape the client asked for.
+
+use std::sync::Arc;
+
+use http::Response;
+use serde_json::{Value, json};
+
+use super::meta::metadata_mut;
+use super::{Request, table};
+use crate::error::ApiError;
+use crate::http::{Body, Shape, json as respond, raw};
+use crate::store::Object;
+
+/// What a write or a read has to show.
+pub(super) enum Outcome {
+    Stored(Arc<Object>),
+    /// Never stored: a dry run, or an object made for the answer.
+    Value(Value),
+}
+
+/// The metadata of a list.
+#[derive(Debug, Default)]
+pub(super) struct ListMeta {
+    pub revision: u64,
+    pub continue_token: String,
+    pub remaining: Option<usize>,
+}
+
+const METADATA_HEAD: &[u8] =
+    b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",";
+
+impl Request<'_> {
+    pub(super) fn print_one(
+        &self,
+        code: u16,
+        outcome: &Outcome,
+    ) -> Result<Response<Body>, ApiError> {
+        let syntax = self.accept.syntax;
+        match (self.accept.shape, outcome) {
+            (Shape::Table, outcome) => {
+                let value = self.value(outcome);
+                let meta = ListMeta {
+                    revision: match outcome {
+                        Outcome::Stored(object) => object.revision(),
+                        Outcome::Value(_) => 0,
+                    },
+                    ..ListMeta::default()
+                };
+                Ok(respond(code, syntax, &self.table(&meta, &[value], true)?))
+            }
+            (Shape::Metadata, outcome) => Ok(raw(code, syntax, only_metadata(self.value(outcome)))),
+            (_, Outcome::Stored(object)) => {
+                let mut out = Vec::new();
+                object.print(&self.resource.head(), &mut out);
+                Ok(raw(code, syntax, self.converted(out)))
+            }
+            (_, Outcome::Value(value)) => Ok(respond(code, syntax, value)),
+        }
+    }
+
+    pub(super) fn print_list(
+        &self,
+        objects: &[Arc<Object>],
+        meta: &ListMeta,
+    ) -> Result<Response<Body>, ApiError> {
+        let syntax = self.accept.syntax;
+        match self.accept.shape {
+            Shape::Table => {
+                let head = self.resource.head();
+                let values: Vec<_> = objects.iter().map(|object| object.value(&head)).collect();
+                Ok(respond(200, syntax, &self.table(meta, &values, true)?))
+            }
+            Shape::Metadata => {
+                let head = self.resource.head();
+                let mut out = list_head("PartialObjectMetadataList", "meta.k8s.io/v1", meta);
+                for (index, object) in objects.iter().enumerate() {
+                    if index > 0 {
+                        out.push(b',');
+                    }
+                    out.extend(only_metadata(object.value(&head)));
+                }
+                out.extend_from_slice(b"]}");
+                Ok(raw(200, syntax, out))
+            }
+            Shape::Full | Shape::Discovery => {
+                let head = self.resource.item_head();
+                let mut out =
+                    list_head(&self.resource.list_kind, &self.resource.api_version(), meta);
+                out.reserve(objects.iter().map(|object| object.size() + 128).sum());
+                for (index, object) in objects.iter().enumerate() {
+                    if index > 0 {
+                        out.push(b',');
+                    }
+                    object.print(&head, &mut out);
+                }
+                out.extend_from_slice(b"]}");
+                Ok(raw(200, syntax, out))
+            }
+        }
+    }
+
+    /// The object of a watch event, in the wanted shape. `columns` is set in a watch's first
+    /// table only, as later ones need no definitions.
+    pub(super) fn print_event(
+        &self,
+        object: &Object,
+        revision: u64,
+        columns: bool,
+        out: &mut Vec<u8>,
+    ) {
+        let head = self.resource.head();
+        match self.accept.shape {
+            Shape::Full | Shape::Discovery => object.print_at(&head, revision, out),
+            Shape::Metadata => {
+                let value = self.event_value(object, &head, revision);
+                out.extend(only_metadata(value));
+            }
+            Shape::Table => {
+                let value = self.event_value(object, &head, revision);
+                let meta = ListMeta {
+                    revision,
+                    ..ListMeta::default()
+                };
+                let shown = self
+                    .table(&meta, &[value], columns)
+                    .unwrap_or_else(|e| e.status());
+                serde_json::to_writer(out, &shown).expect("a value is serialisable");
+            }
+        }
+    }
+
+    fn event_value(&self, object: &Object, head: &[u8], revision: u64) -> Value {
+        let mut value = object.value(head);
+        let revision = Value::String(revision.to_string());
+        metadata_mut(&mut value).insert("resourceVersion".to_owned(), revision);
+        value
+    }
+
+    pub(super) fn value(&self, outcome: &Outcome) -> Value {
+        match outcome {
+            Outcome::Stored(object) => object.value(&self.resource.head()),
+            Outcome::Value(value) => value.clone(),
+        }
+    }
+
+    fn table(&self, meta: &ListMeta, objects: &[Value], columns: bool) -> Result<Value, ApiError> {
+        let include = table::Include::parse(self.query.text("includeObject"))?;
+        let now = self.core.now();
+        let metadata = list_metadata(meta);
+        Ok(table::table(
+            &self.resource,
+            metadata,
+            objects,
+            include,
+            columns,
+            now,
+        ))
+    }
+
+    fn converted(&self, json: Vec<u8>) -> Vec<u8> {
+        json
+    }
+}
+
+pub(super) fn only_metadata(mut object: Value) -> Vec<u8> {
+    let metadata = object["metadata"].take();
+    let mut out = METADATA_HEAD.to_vec();
+    out.extend_from_slice(b"\"metadata\":");
+    serde_json::to_writer(&mut out, &metadata).expect("a value is serialisable");
+    out.push(b'}');
+    out
+}
+
+fn list_head(kind: &str, version: &str, meta: &ListMeta) -> Vec<u8> {
+    let metadata = list_metadata(meta);
+    let head = format!(
+        "{{\"kind\":\"{kind}\",\"apiVersion\":\"{version}\",\"metadata\":{metadata},\"items\":["
+    );
+    head.into_bytes()
+}
+
+fn list_metadata(meta: &ListMeta) -> Value {
+    let mut metadata = json!({});
+    if meta.revision > 0 {
+        metadata["resourceVersion"] = json!(meta.revision.to_string());
+    }
+    if !meta.continue_token.is_empty() {
+        metadata["continue"] = json!(meta.continue_token);
+    }
+    if let Some(remaining) = meta.remaining {
+        metadata["remainingItemCount"] = json!(remaining);
+    }
+    metadata
+}

@@ -1,0 +1,377 @@
+//! Watching: a list's changes as a stream of JSON lines.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::Stream;
+use http::{HeaderMap, Response};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::Request;
+use super::list::Selection;
+use crate::auth::User;
+use crate::core::Core;
+use crate::error::{ApiError, Cause};
+use crate::http::{Accept, Body, Place, Query, Shape, Syntax, options_invalid};
+use crate::resource::Resource;
+use crate::store::{Batch, Event, Lost, Object, Scope, Watcher};
+
+/// How long a watch lasts whose client names no time, at least; as long again at most.
+const WATCH_TIME: Duration = Duration::from_secs(1800);
+/// How often a client that wants bookmarks gets one.
+const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
+/// Events printed into one chunk, at least: fewer, larger writes under load.
+const CHUNK_BYTES: usize = 32 << 10;
+/// On the bookmark that ends the initial events of a streaming list.
+const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
+
+/// One client's watch.
+struct Session {
+    core: Arc<Core>,
+    user: User,
+    query: Query,
+    place: Place,
+    resource: Arc<Resource>,
+    accept: Accept,
+    selection: Selection,
+    watcher: Watcher,
+    phase: Phase,
+    bookmarks: bool,
+    next_bookmark: Instant,
+    ends: Instant,
+    columns_sent: bool,
+}
+
+enum Phase {
+    /// The state at the start is still being sent, the last object first in the list.
+    Initial {
+        left: Vec<Arc<Object>>,
+        revision: u64,
+        end_mark: bool,
+    },
+    Live,
+    Ended,
+}
+
+/// Where a watch starts.
+enum Start {
+    /// With the present state, then its changes. `end_mark`: a bookmark between the two.
+    State {
+        end_mark: bool,
+    },
+    /// With the changes from now on.
+    Now,
+    After(u64),
+}
+
+impl Request<'_> {
+    pub(super) fn watch(&self) -> Result<Response<Body>, ApiError> {
+        let selection = self.selection()?;
+        let start = self.watch_start()?;
+        let bookmarks = self.query.flag("allowWatchBookmarks") == Some(true);
+        let scope = self.scope(&selection);
+        let range = self.range(&selection);
+        let store = &self.core.store;
+        let table = &self.resource.table;
+        let (watcher, phase) = match start {
+            Start::State { end_mark } => {
+                let (mut listing, watcher) =
+                    store.list_and_watch(table, &range, scope, &|object| selection.matches(object));
+                listing.objects.reverse();
+                let revision = listing.revision;
+                let phase = Phase::Initial {
+                    left: listing.objects,
+                    revision,
+                    end_mark,
+                };
+                (watcher, phase)
+            }
+            Start::Now => {
+                let now = store.revision();
+                (
+                    store.watch(table, scope, now).map_err(expired)?,
+                    Phase::Live,
+                )
+            }
+            Start::After(revision) => (
+                store.watch(table, scope, revision).map_err(expired)?,
+                Phase::Live,
+            ),
+        };
+        let now = Instant::now();
+        let session = Session {
+            core: Arc::clone(self.core),
+            user: self.user.clone(),
+            query: self.query.clone(),
+            place: self.place.clone(),
+            resource: Arc::clone(&self.resource),
+            accept: self.accept,
+            selection,
+            watcher,
+            phase,
+            bookmarks,
+            next_bookmark: now + BOOKMARK_PERIOD,
+            ends: now + self.watch_time()?,
+            columns_sent: false,
+        };
+        let mut response = Response::new(Body::stream(session.stream()));
+        let kind = match self.accept.syntax {
+            Syntax::Json => http::HeaderValue::from_static("application/json"),
+            Syntax::Yaml => {
+                return Err(ApiError::not_acceptable(&["application/json;stream=watch"]));
+            }
+        };
+        response
+            .headers_mut()
+            .insert(http::header::CONTENT_TYPE, kind);
+        Ok(response)
+    }
+
+    fn scope(&self, selection: &Selection) -> Scope {
+        let range = self.range(selection);
+        Scope::new(
+            range.namespace.as_deref().unwrap_or_default(),
+            range.name.as_deref(),
+        )
+    }
+
+    /// The rules of `resourceVersion`, `resourceVersionMatch` and `sendInitialEvents` for watches.
+    fn watch_start(&self) -> Result<Start, ApiError> {
+        let revision = self.revision_option()?;
+        let initial = self.query.flag("sendInitialEvents");
+        let matching = self.query.text("resourceVersionMatch");
+        let invalid = |cause| Err(options_invalid("ListOptions", vec![cause]));
+        match (initial, matching) {
+            (None, Some(_)) => {
+                return invalid(Cause::forbidden(
+                    "resourceVersionMatch",
+                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is \
+                     provided",
+                ));
+            }
+            (Some(_), None) => {
+                return invalid(Cause::forbidden(
+                    "resourceVersionMatch",
+                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                ));
+            }
+            (Some(_), Some(other)) if other != "NotOlderThan" => {
+                return invalid(Cause::not_supported(
+                    "resourceVersionMatch",
+                    &json!(other),
+                    &["NotOlderThan"],
+                ));
+            }
+            _ => {}
+        }
+        match (initial, revision) {
+            (Some(true), wanted) => {
+                self.reached(wanted.unwrap_or_default())?;
+                let end_mark = self.query.flag("allowWatchBookmarks") == Some(true);
+                Ok(Start::State { end_mark })
+            }
+            (Some(false), None | Some(0)) => Ok(Start::Now),
+            (None, None | Some(0)) => Ok(Start::State { end_mark: false }),
+            (_, Some(revision)) => Ok(Start::After(revision)),
+        }
+    }
+
+    fn watch_time(&self) -> Result<Duration, ApiError> {
+        let seconds = self.query.integer("timeoutSeconds")?.unwrap_or_default();
+        if let Ok(seconds @ 1..) = u64::try_from(seconds) {
+            return Ok(Duration::from_secs(seconds));
+        }
+        let mut byte = [0_u8];
+        self.core.random.fill(&mut byte);
+        // Watches that started together don't all end together.
+        Ok(WATCH_TIME + WATCH_TIME * u32::from(byte[0]) / 256)
+    }
+}
+
+// === impl Session ===
+
+impl Session {
+    fn stream(self) -> impl Stream<Item = Bytes> + Send {
+        futures::stream::unfold(self, |mut session| async move {
+            let chunk = session.next().await?;
+            Some((chunk, session))
+        })
+    }
+
+    /// The next chunk of lines; `None` ends the stream.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let out = match self.phase {
+                Phase::Initial { .. } => self.initial(),
+                Phase::Live => self.live().await,
+                Phase::Ended => return None,
+            };
+            if !out.is_empty() {
+                return Some(Bytes::from(out));
+            }
+        }
+    }
+
+    fn initial(&mut self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let Phase::Initial {
+            left,
+            revision,
+            end_mark,
+        } = std::mem::replace(&mut self.phase, Phase::Live)
+        else {
+            return out;
+        };
+        let mut left = left;
+        while let Some(object) = left.pop() {
+            self.line("ADDED", &object, object.revision(), &mut out);
+            if out.len() >= CHUNK_BYTES {
+                break;
+            }
+        }
+        if !left.is_empty() {
+            self.phase = Phase::Initial {
+                left,
+                revision,
+                end_mark,
+            };
+        } else if end_mark {
+            self.bookmark(revision, true, &mut out);
+        }
+        out
+    }
+
+    async fn live(&mut self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let wake = if self.bookmarks {
+            self.next_bookmark.min(self.ends)
+        } else {
+            self.ends
+        };
+        let batch = tokio::select! {
+            biased;
+            batch = self.watcher.next() => Some(batch),
+            () = tokio::time::sleep_until(wake) => None,
+        };
+        match batch {
+            Some(Ok(batch)) => self.events(batch, &mut out),
+            Some(Err(lost)) => {
+                error_line(&expired(lost), &mut out);
+                self.phase = Phase::Ended;
+            }
+            None if Instant::now() >= self.ends => self.phase = Phase::Ended,
+            None => {
+                self.next_bookmark = Instant::now() + BOOKMARK_PERIOD;
+                match self.watcher.take() {
+                    Ok(batch) => {
+                        let through = batch.through;
+                        self.events(batch, &mut out);
+                        self.bookmark(through, false, &mut out);
+                    }
+                    Err(lost) => {
+                        error_line(&expired(lost), &mut out);
+                        self.phase = Phase::Ended;
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    fn events(&mut self, batch: Batch, out: &mut Vec<u8>) {
+        for event in &batch.events {
+            if let Some((kind, object)) = self.seen_by_client(event) {
+                self.line(kind, object, event.revision, out);
+            }
+        }
+    }
+
+    /// What a change is to a client that sees only what matches its selectors.
+    fn seen_by_client<'e>(&self, event: &'e Event) -> Option<(&'static str, &'e Arc<Object>)> {
+        let before = event
+            .previous
+            .as_ref()
+            .filter(|object| self.selection.matches(object));
+        let now =
+            (!event.deleted && self.selection.matches(&event.object)).then_some(&event.object);
+        match (before, now) {
+            (None, None) => None,
+            (None, Some(object)) => Some(("ADDED", object)),
+            (Some(_), Some(object)) => Some(("MODIFIED", object)),
+            // A deleted object is shown as it was last; one that left the selection as it was
+            // while the client could see it.
+            (Some(_), None) if event.deleted => Some(("DELETED", &event.object)),
+            (Some(before), None) => Some(("DELETED", before)),
+        }
+    }
+
+    fn line(&mut self, kind: &str, object: &Object, revision: u64, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"type\":\"");
+        out.extend_from_slice(kind.as_bytes());
+        out.extend_from_slice(b"\",\"object\":");
+        if self.accept.shape == Shape::Full {
+            object.print_at(&self.resource.head(), revision, out);
+        } else {
+            let columns = !self.columns_sent;
+            self.request().print_event(object, revision, columns, out);
+            self.columns_sent = true;
+        }
+        out.extend_from_slice(b"}\n");
+    }
+
+    /// Tells the client a revision to resume from.
+    fn bookmark(&mut self, revision: u64, end_of_initial: bool, out: &mut Vec<u8>) {
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
+        if end_of_initial {
+            metadata["annotations"] = json!({INITIAL_EVENTS_END: "true"});
+        }
+        let (kind, version) = match self.accept.shape {
+            Shape::Metadata => (
+                "PartialObjectMetadata".to_owned(),
+                "meta.k8s.io/v1".to_owned(),
+            ),
+            _ => (self.resource.kind.clone(), self.resource.api_version()),
+        };
+        let mut object = json!({"kind": kind, "apiVersion": version, "metadata": metadata});
+        if self.accept.shape == Shape::Table {
+            object = json!({
+                "kind": "Table", "apiVersion": "meta.k8s.io/v1",
+                "metadata": {"resourceVersion": revision.to_string()},
+                "columnDefinitions": null,
+                "rows": [{"cells": [], "object": object}],
+            });
+        }
+        let line = json!({"type": "BOOKMARK", "object": object});
+        serde_json::to_writer(&mut *out, &line).expect("a value is serialisable");
+        out.push(b'\n');
+    }
+
+    fn request(&self) -> Request<'_> {
+        static NO_HEADERS: std::sync::LazyLock<HeaderMap> =
+            std::sync::LazyLock::new(HeaderMap::new);
+        Request {
+            core: &self.core,
+            user: &self.user,
+            headers: &NO_HEADERS,
+            query: self.query.clone(),
+            place: self.place.clone(),
+            resource: Arc::clone(&self.resource),
+            accept: self.accept,
+        }
+    }
+}
+
+fn expired(lost: Lost) -> ApiError {
+    ApiError::expired(format!(
+        "too old resource version: {} ({})",
+        lost.asked, lost.floor
+    ))
+}
+
+fn error_line(error: &ApiError, out: &mut Vec<u8>) {
+    let line = json!({"type": "ERROR", "object": error.status()});
+    serde_json::to_writer(&mut *out, &line).expect("a value is serialisable");
+    out.push(b'\n');
+}

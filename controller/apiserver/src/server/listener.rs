@@ -1,0 +1,190 @@
+//! The server on a socket: HTTPS or plain HTTP, HTTP/1.1 and HTTP/2.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::{HeaderMap, Request, Response, header};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{ApiServer, ServerError};
+use crate::auth::User;
+use crate::error::ApiError;
+use crate::http::{Body, status};
+use crate::rest;
+
+/// What protects a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Security {
+    /// HTTPS with a certificate of the server's own CA.
+    Tls,
+    /// HTTP, for the loopback interface.
+    Plain,
+}
+
+/// A listener; it closes when this is dropped.
+#[derive(Debug)]
+pub struct Handle {
+    addr: SocketAddr,
+    kubeconfig: String,
+    _stop: DropGuard,
+}
+
+/// Connections at once; more wait in the accept queue.
+const CONNECTIONS_MAX: usize = 16_384;
+/// A connection must finish its TLS handshake in this time.
+const HANDSHAKE_TIME: std::time::Duration = std::time::Duration::from_secs(10);
+const SHUTDOWN_TIME: std::time::Duration = std::time::Duration::from_secs(5);
+
+impl Handle {
+    /// Where it listens: the port that the kernel chose, if zero was asked for.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// A kubeconfig for the administrator at this listener.
+    pub fn kubeconfig(&self) -> &str {
+        &self.kubeconfig
+    }
+}
+
+pub(super) async fn serve(
+    server: &ApiServer,
+    addr: SocketAddr,
+    security: Security,
+) -> Result<Handle, ServerError> {
+    let fault = |source| ServerError::Listen { addr, source };
+    let listener = TcpListener::bind(addr).await.map_err(fault)?;
+    let addr = listener.local_addr().map_err(fault)?;
+    let acceptor = match security {
+        Security::Plain => None,
+        Security::Tls => {
+            let config = server.0.identity.tls_config(addr.ip())?;
+            Some(TlsAcceptor::from(Arc::new(config)))
+        }
+    };
+    let stop = server.0.stop.child_token();
+    let kubeconfig = server.0.identity.kubeconfig(addr, security);
+    let task = accept(server.clone_weak(), listener, acceptor, stop.clone());
+    server.0.tasks.lock().spawn(task);
+    Ok(Handle {
+        addr,
+        kubeconfig,
+        _stop: stop.drop_guard(),
+    })
+}
+
+async fn accept(
+    server: Weak,
+    listener: TcpListener,
+    acceptor: Option<TlsAcceptor>,
+    stop: CancellationToken,
+) {
+    let permits = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+    let graceful = GracefulShutdown::new();
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let permit = tokio::select! {
+            () = stop.cancelled() => break,
+            Some(_) = connections.join_next() => continue,
+            permit = Arc::clone(&permits).acquire_owned() => permit,
+        };
+        let Ok(permit) = permit else { break };
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file descriptors, most likely: let connections end before the next try.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (server, acceptor, watcher) = (server.clone(), acceptor.clone(), graceful.watcher());
+        connections.spawn(async move {
+            if let Err(error) = converse(server, stream, acceptor, watcher).await {
+                tracing::debug!(%error, "a connection ended early");
+            }
+            drop(permit);
+        });
+    }
+    // Watches have no end of their own: after the grace period they are cut.
+    drop(tokio::time::timeout(SHUTDOWN_TIME, graceful.shutdown()).await);
+    connections.shutdown().await;
+}
+
+async fn converse(
+    server: Weak,
+    stream: TcpStream,
+    acceptor: Option<TlsAcceptor>,
+    watcher: hyper_util::server::graceful::Watcher,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    stream.set_nodelay(true)?;
+    let service = service_fn(move |request| answer(server.clone(), request));
+    let builder = auto::Builder::new(TokioExecutor::new());
+    match acceptor {
+        None => {
+            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            watcher.watch(connection.into_owned()).await
+        }
+        Some(acceptor) => {
+            let stream = tokio::time::timeout(HANDSHAKE_TIME, acceptor.accept(stream)).await??;
+            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            watcher.watch(connection.into_owned()).await
+        }
+    }
+}
+
+async fn answer(server: Weak, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let (head, body) = request.into_parts();
+    let Some(server) = server.upgrade() else {
+        return Ok(status(&ApiError::unavailable(
+            "the server is shutting down",
+        )));
+    };
+    let user = match server.user(&head.headers) {
+        Ok(user) => user,
+        Err(error) => return Ok(status(&error)),
+    };
+    Ok(rest::handle(&server.0.core, &user, &head, body).await)
+}
+
+/// A server that a listener does not keep alive.
+#[derive(Debug, Clone)]
+struct Weak(std::sync::Weak<super::Inner>);
+
+impl Weak {
+    fn upgrade(&self) -> Option<ApiServer> {
+        self.0.upgrade().map(ApiServer)
+    }
+}
+
+impl ApiServer {
+    fn clone_weak(&self) -> Weak {
+        Weak(Arc::downgrade(&self.0))
+    }
+
+    /// Who sent a request: the bearer token's user, or anonymous without one.
+    fn user(&self, headers: &HeaderMap) -> Result<User, ApiError> {
+        let Some(value) = headers.get(header::AUTHORIZATION) else {
+            return Ok(User::anonymous());
+        };
+        let value = value.to_str().unwrap_or_default();
+        let token = value.strip_prefix("Bearer ").unwrap_or_default().trim();
+        self.0
+            .identity
+            .user(token)
+            .cloned()
+            .ok_or_else(ApiError::unauthorized)
+    }
+}
