@@ -139,7 +139,7 @@ pub struct MemberClusterStatus {
     /// The UID of the member's `kube-system` namespace: a name belongs to one cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_uid: Option<String>,
-    /// When the hub saw its heartbeat last, to about 15 s while it is fresh.
+    /// When the hub saw its heartbeat last, to about a minute while it is fresh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<Time>,
     /// Exports accepted from it.

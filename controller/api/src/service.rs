@@ -198,11 +198,14 @@ pub enum Affinity {
     FiveTuple,
 }
 
-/// Probes. At most one kind; none of them turns probing off.
+/// Probes. At most one kind; a connect where none is given.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("[has(self.tcp), has(self.http), has(self.grpc), has(self.udp)].filter(x, x).size() <= 1").message("at most one of tcp, http, grpc and udp"))]
 pub struct HealthCheck {
+    /// Nothing is probed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub off: Option<bool>,
     /// A connection, and optionally an exchange.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tcp: Option<ExchangeProbe>,

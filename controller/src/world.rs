@@ -1,0 +1,504 @@
+//! Everything the hub has observed, as plain ordered maps.
+//!
+//! Watches feed [`World::apply`], [`World::delete`] and [`World::reset`]; each turns an object into
+//! the parts that decisions read, and marks what those parts touch as dirty. An object that changed
+//! in nothing that matters marks nothing. The World refuses objects that cannot be attributed: the
+//! member of an export or a slice is the one its namespace belongs to, never what it says of itself.
+//!
+//! Reading is free of I/O and of time; verdicts that depend on time are read from status, where the
+//! leader wrote them. Cost: O(log n) an object, plus O(services) when a member changes.
+
+mod apply;
+mod convert;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+};
+
+use fairlead_api::{
+    export::{ExportRecord, ExportRecordSpec, ExportRecordStatus},
+    mcs::ServiceImport,
+    member::{MemberCluster, TrafficClaim},
+    proxy::ProxyGroup,
+    service::MultiClusterService,
+};
+use fairlead_config::name::MemberName;
+use ipnet::IpNet;
+use k8s_openapi::{api::discovery::v1::EndpointSlice, jiff::Timestamp};
+
+/// `namespace/name` of a service.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceKey {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+/// The name of a proxy group.
+pub type GroupName = Arc<str>;
+
+/// What an operator can set about decisions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Endpoint addresses that are loopback are taken: for a fleet on one machine only.
+    pub allow_loopback: bool,
+    /// The age of an export counts from when the hub saw it first, less the tolerated skew, so that
+    /// a late joiner cannot take a service over by claiming age.
+    pub pin_first_seen: bool,
+    /// How far a member's clock may be off before a claimed age is flagged.
+    pub skew: std::time::Duration,
+}
+
+/// Everything observed.
+#[derive(Debug, Default)]
+pub struct World {
+    /// What the operator set.
+    pub settings: Settings,
+    pub(crate) members: BTreeMap<MemberName, Member>,
+    pub(crate) exports: BTreeMap<ServiceKey, BTreeMap<ExportKey, Export>>,
+    pub(crate) slices: BTreeMap<ServiceKey, BTreeMap<MemberName, BTreeMap<Arc<str>, Slice>>>,
+    pub(crate) services: BTreeMap<ServiceKey, BTreeMap<Arc<str>, Arc<MultiClusterService>>>,
+    pub(crate) imports: BTreeMap<ServiceKey, Arc<ServiceImport>>,
+    pub(crate) groups: BTreeMap<GroupName, Arc<ProxyGroup>>,
+    pub(crate) loads: BTreeMap<ServiceKey, BTreeMap<MemberName, Load>>,
+    pub(crate) refusals: BTreeMap<ServiceKey, Vec<String>>,
+    export_at: BTreeMap<ObjectKey, ServiceKey>,
+    slice_at: BTreeMap<ObjectKey, ServiceKey>,
+    service_at: BTreeMap<ObjectKey, ServiceKey>,
+    as_of: u64,
+    dirty: Dirty,
+}
+
+/// What has changed since the last plan.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dirty {
+    /// All of it.
+    pub everything: bool,
+    /// These services.
+    pub services: BTreeSet<ServiceKey>,
+    /// These proxy groups, with everything they serve.
+    pub groups: BTreeSet<GroupName>,
+    /// Something was taken away: such a change does not wait for others.
+    pub removals: bool,
+}
+
+/// `(namespace, name)` of a hub object.
+pub type ObjectKey = (Arc<str>, Arc<str>);
+
+/// One export among those of a service. A member has one; a second one is forged, and refused.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ExportKey {
+    /// Who exports.
+    pub member: MemberName,
+    /// The ExportRecord's name.
+    pub object: Arc<str>,
+}
+
+/// A member as far as decisions go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Member {
+    /// Labels of the MemberCluster.
+    pub labels: BTreeMap<String, String>,
+    /// What its endpoint addresses must be in; `Err` holds what cannot be parsed.
+    pub cidrs: Option<Result<Vec<IpNet>, String>>,
+    /// What it may export, as patterns.
+    pub allow_exports: Option<Vec<String>>,
+    /// Requests for less traffic.
+    pub claims: Vec<TrafficClaim>,
+    /// What the leader says of its heartbeat.
+    pub heartbeat: Heartbeat,
+    /// It is being deleted.
+    pub leaving: bool,
+    /// Of the MemberCluster.
+    pub version: u64,
+}
+
+/// The leader's verdict on a member's heartbeat, as read from status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Heartbeat {
+    /// Fresh, or not judged yet.
+    #[default]
+    Fresh,
+    /// Lost.
+    Lost,
+    /// Lost together with so many others that nothing is withdrawn.
+    Suspended,
+}
+
+/// An ExportRecord as far as decisions go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Export {
+    /// What the agent wrote.
+    pub spec: Arc<ExportRecordSpec>,
+    /// When the record was made, by the hub's clock.
+    pub created: Option<Timestamp>,
+    /// What the hub said last.
+    pub status: ExportRecordStatus,
+    /// Of the spec.
+    pub generation: Option<i64>,
+    /// The record is being deleted.
+    pub leaving: bool,
+    /// Of the record.
+    pub version: u64,
+}
+
+/// A mirrored EndpointSlice as far as decisions go.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Slice {
+    /// Name (empty where none), protocol and number of each port.
+    pub ports: Vec<SlicePort>,
+    /// Its endpoints.
+    pub endpoints: Vec<SliceEndpoint>,
+    /// Addresses that are none, as given.
+    pub unreadable: Vec<String>,
+    /// Of the mirror.
+    pub version: u64,
+}
+
+/// A port of a slice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlicePort {
+    /// Empty where none.
+    pub name: String,
+    /// TCP, UDP or SCTP.
+    pub protocol: String,
+    /// What the endpoints listen on.
+    pub port: u16,
+}
+
+/// An endpoint of a slice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SliceEndpoint {
+    /// Its first address; the API calls further ones interchangeable.
+    pub ip: IpAddr,
+    /// What its conditions say.
+    pub state: fairlead_config::endpoint::ObjectState,
+    /// Its zone.
+    pub zone: Option<Arc<str>>,
+}
+
+/// What the proxies report of a member's part in a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Load {
+    /// Live sessions and flows; `None` when a live proxy has not reported.
+    pub active: Option<u64>,
+    /// Endpoints that some proxy's probes call healthy.
+    pub healthy: u32,
+    /// Endpoints that some proxy's probes call unhealthy.
+    pub unhealthy: u32,
+}
+
+/// An object of one of the kinds that are watched.
+#[derive(Debug, Clone)]
+pub enum Object {
+    /// A member.
+    Member(Box<MemberCluster>),
+    /// An export.
+    Export(Box<ExportRecord>),
+    /// A mirrored slice.
+    Slice(Box<EndpointSlice>),
+    /// A proxy group.
+    Group(Box<ProxyGroup>),
+    /// A policy.
+    Service(Box<MultiClusterService>),
+    /// An import on the hub.
+    Import(Box<ServiceImport>),
+}
+
+/// The kinds that are watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "see Object")]
+pub enum Kind {
+    Member,
+    Export,
+    Slice,
+    Group,
+    Service,
+    Import,
+}
+
+// === impl World ===
+
+impl World {
+    /// An empty World, everything dirty.
+    pub fn new(settings: Settings) -> Self {
+        let mut world = Self {
+            settings,
+            ..Self::default()
+        };
+        world.dirty.everything = true;
+        world
+    }
+
+    /// Takes an object in, new or changed.
+    pub fn apply(&mut self, object: Object) {
+        match object {
+            Object::Member(member) => self.apply_member(&member),
+            Object::Export(export) => self.apply_export(*export),
+            Object::Slice(slice) => self.apply_slice(&slice),
+            Object::Group(group) => self.apply_group(*group),
+            Object::Service(service) => self.apply_service(*service),
+            Object::Import(import) => self.apply_import(*import),
+        }
+    }
+
+    /// Forgets an object.
+    pub fn delete(&mut self, kind: Kind, namespace: &str, name: &str) {
+        let object: ObjectKey = (namespace.into(), name.into());
+        match kind {
+            Kind::Member => {
+                if let Ok(member) = MemberName::parse(name)
+                    && self.members.remove(&member).is_some()
+                {
+                    self.touch_member(&member);
+                    self.touch_groups_of_member(&member);
+                    self.dirty.removals = true;
+                }
+            }
+            Kind::Export => self.drop_export(&object),
+            Kind::Slice => self.drop_slice(&object),
+            Kind::Group => {
+                if self.groups.remove(name).is_some() {
+                    self.dirty.groups.insert(name.into());
+                    self.touch_services_of_group(name);
+                }
+            }
+            Kind::Service => self.drop_service(&object),
+            Kind::Import => {
+                let key = ServiceKey::new(namespace, name);
+                if self.imports.remove(&key).is_some() {
+                    self.dirty.services.insert(key);
+                }
+            }
+        }
+    }
+
+    /// Takes the complete list of a kind: objects that are not in it are forgotten.
+    pub fn reset(&mut self, kind: Kind, objects: Vec<Object>) {
+        let present: BTreeSet<ObjectKey> = objects.iter().map(Object::key).collect();
+        for object in objects {
+            self.apply(object);
+        }
+        for (namespace, name) in self.objects(kind) {
+            if !present.contains(&(namespace.clone(), name.clone())) {
+                self.delete(kind, &namespace, &name);
+            }
+        }
+    }
+
+    /// What has changed since the last call.
+    pub fn take_dirty(&mut self) -> Dirty {
+        std::mem::take(&mut self.dirty)
+    }
+
+    /// Whether a plan is due.
+    pub fn is_dirty(&self) -> bool {
+        self.dirty.everything || !self.dirty.services.is_empty() || !self.dirty.groups.is_empty()
+    }
+
+    /// Whether a removal waits to be planned.
+    pub fn has_removals(&self) -> bool {
+        self.dirty.removals
+    }
+
+    /// The highest resourceVersion among the objects that decisions read.
+    pub fn as_of(&self) -> u64 {
+        self.as_of
+    }
+
+    /// Every service that anything is known of.
+    pub fn service_keys(&self) -> BTreeSet<ServiceKey> {
+        let exported = self.exports.keys();
+        let imported = self.imports.keys();
+        exported
+            .chain(imported)
+            .chain(self.services.keys())
+            .cloned()
+            .collect()
+    }
+
+    /// The members.
+    pub fn members(&self) -> &BTreeMap<MemberName, Member> {
+        &self.members
+    }
+
+    /// The proxy groups.
+    pub fn groups(&self) -> &BTreeMap<GroupName, Arc<ProxyGroup>> {
+        &self.groups
+    }
+
+    /// The policy of a service: the oldest MultiClusterService that names it. The others come
+    /// after it.
+    pub fn policies(&self, key: &ServiceKey) -> Vec<&Arc<MultiClusterService>> {
+        let mut all: Vec<_> = self
+            .services
+            .get(key)
+            .into_iter()
+            .flat_map(|of_key| of_key.values())
+            .filter(|service| service.metadata.deletion_timestamp.is_none())
+            .collect();
+        all.sort_by_key(|service| {
+            let created = service.metadata.creation_timestamp.as_ref();
+            (created.map(|time| time.0), service.metadata.name.clone())
+        });
+        all
+    }
+
+    /// Marks a group whose proxies or agent came or went.
+    pub fn touch_group(&mut self, group: GroupName) {
+        self.dirty.groups.insert(group);
+    }
+
+    /// Takes in what the proxies report of a service, for its status.
+    pub fn apply_loads(&mut self, key: &ServiceKey, loads: BTreeMap<MemberName, Load>) {
+        if self.loads.get(key) != Some(&loads) {
+            self.loads.insert(key.clone(), loads);
+            self.dirty.services.insert(key.clone());
+        }
+    }
+
+    /// Takes in what proxies refuse of a service, as `proxy: resource: reason`.
+    pub fn apply_refusals(&mut self, key: &ServiceKey, refusals: Vec<String>) {
+        let old = self.refusals.get(key).map_or(&[][..], Vec::as_slice);
+        if old != refusals {
+            self.dirty.services.insert(key.clone());
+            if refusals.is_empty() {
+                self.refusals.remove(key);
+            } else {
+                self.refusals.insert(key.clone(), refusals);
+            }
+        }
+    }
+
+    /// The members that have objects of this kind in the hub: what the mass-loss guard counts.
+    pub fn members_with(&self, kind: Kind) -> BTreeSet<MemberName> {
+        let objects = match kind {
+            Kind::Export => &self.export_at,
+            Kind::Slice => &self.slice_at,
+            _ => return BTreeSet::new(),
+        };
+        let mut members = BTreeSet::new();
+        for (namespace, _) in objects.keys() {
+            members.extend(apply::member_of(namespace));
+        }
+        members
+    }
+}
+
+// === impl Object ===
+
+impl Object {
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Member(_) => Kind::Member,
+            Self::Export(_) => Kind::Export,
+            Self::Slice(_) => Kind::Slice,
+            Self::Group(_) => Kind::Group,
+            Self::Service(_) => Kind::Service,
+            Self::Import(_) => Kind::Import,
+        }
+    }
+
+    /// Its namespace (empty where none) and name.
+    pub fn key(&self) -> ObjectKey {
+        let metadata = match self {
+            Self::Member(object) => &object.metadata,
+            Self::Export(object) => &object.metadata,
+            Self::Slice(object) => &object.metadata,
+            Self::Group(object) => &object.metadata,
+            Self::Service(object) => &object.metadata,
+            Self::Import(object) => &object.metadata,
+        };
+        let namespace = metadata.namespace.as_deref().unwrap_or_default();
+        let name = metadata.name.as_deref().unwrap_or_default();
+        (namespace.into(), name.into())
+    }
+}
+
+macro_rules! into_object {
+    ($($type:ty => $variant:ident),*) => {
+        $(impl From<$type> for Object {
+            fn from(object: $type) -> Self {
+                Self::$variant(Box::new(object))
+            }
+        })*
+    };
+}
+
+into_object!(
+    MemberCluster => Member,
+    ExportRecord => Export,
+    EndpointSlice => Slice,
+    ProxyGroup => Group,
+    MultiClusterService => Service,
+    ServiceImport => Import
+);
+
+// === impl ServiceKey ===
+
+impl ServiceKey {
+    /// `namespace/name`.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl fmt::Debug for ServiceKey {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{self}")
+    }
+}
+
+// === impl Dirty ===
+
+impl Dirty {
+    /// All of it.
+    pub fn everything() -> Self {
+        Self {
+            everything: true,
+            ..Self::default()
+        }
+    }
+
+    /// Both.
+    pub fn merge(&mut self, other: Self) {
+        self.everything |= other.everything;
+        self.removals |= other.removals;
+        self.services.extend(other.services);
+        self.groups.extend(other.groups);
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            allow_loopback: false,
+            pin_first_seen: false,
+            skew: std::time::Duration::from_secs(300),
+        }
+    }
+}
+
+/// Whether `pattern` (`namespace/name`, either may be `*`) names the service.
+pub fn matches_pattern(pattern: &str, key: &ServiceKey) -> bool {
+    pattern.split_once('/').is_some_and(|(namespace, name)| {
+        (namespace == "*" || namespace == &*key.namespace) && (name == "*" || name == &*key.name)
+    })
+}
+
+#[cfg(test)]
+pub(crate) use convert::member as member_of_object;
