@@ -5,6 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::auth::authenticate::Authentication;
 use crate::auth::{Authorizer, User};
 use crate::clock::{Clock, Random};
 use crate::kinds::{Ctx, Lookup, Settings, State};
@@ -20,6 +21,7 @@ pub(crate) struct Core {
     pub settings: Settings,
     pub state: State,
     pub authorizer: Arc<dyn Authorizer>,
+    pub authentication: Authentication,
 }
 
 impl Core {

@@ -31,7 +31,7 @@ mod network;
 mod pod;
 mod policy;
 mod rbac;
-mod service;
+pub(crate) mod service;
 pub(crate) mod value;
 mod workload;
 

@@ -11,6 +11,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response};
 use http_body_util::{BodyExt as _, Limited};
 
+use crate::auth::impersonate::impersonate;
 use crate::auth::{Attributes, Decision, User};
 use crate::core::Core;
 use crate::discovery;
@@ -57,7 +58,11 @@ where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    match route(core, user, head, body).await {
+    let acting = match impersonate(user, &head.headers, &*core.authorizer) {
+        Ok(acting) => acting,
+        Err(error) => return status(&error),
+    };
+    match route(core, acting.as_ref().unwrap_or(user), head, body).await {
         Ok(response) => response,
         Err(error) => status(&error),
     }

@@ -8,14 +8,15 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::{AlwaysAllow, Authorizer, Masters, User};
+use crate::auth::authorize::RbacAuthorizer;
+use crate::auth::{AlwaysAllow, Authorizer, User};
 use crate::clock::{Clock, Random, SystemClock, SystemRandom};
+use crate::controllers;
 use crate::core::Core;
 use crate::kinds::{Settings, State};
 use crate::resource::Registry;
 use crate::store::{Limits, Store};
 
-mod bootstrap;
 mod identity;
 mod listener;
 mod local;
@@ -171,27 +172,39 @@ impl Builder {
     /// Builds and starts the server; must be called within a tokio runtime.
     pub async fn build(self) -> Result<ApiServer, ServerError> {
         let identity = Identity::open(self.data, &*self.random)?;
+        let store = Store::new(self.limits);
+        let state = State::default();
         let authorizer: Arc<dyn Authorizer> = if self.authorization {
-            Arc::new(Masters)
+            Arc::new(RbacAuthorizer::new(Arc::clone(&state.rbac), store.clone()))
         } else {
             Arc::new(AlwaysAllow)
         };
         let core = Arc::new(Core {
-            store: Store::new(self.limits),
+            store,
             registry: Registry::default(),
             clock: self.clock,
             random: self.random,
             settings: self.settings,
-            state: State::default(),
+            state,
             authorizer,
+            authentication: identity.authentication()?,
         });
-        bootstrap::run(&core).await;
+        controllers::bootstrap::install(&core).await;
         core.serve_crds();
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let ca_pem = Arc::from(identity.ca_pem.as_str());
+        tasks.spawn(controllers::run(
+            Arc::clone(&core),
+            self.controllers,
+            ca_pem,
+            stop.clone(),
+        ));
         Ok(ApiServer(Arc::new(Inner {
             core,
             identity,
-            stop: CancellationToken::new(),
-            tasks: Mutex::new(JoinSet::new()),
+            stop,
+            tasks: Mutex::new(tasks),
         })))
     }
 }

@@ -4,12 +4,15 @@ use super::index::{Rbac, Verdict};
 use super::rbac::Action;
 use super::{Attributes, Authorizer, Decision};
 use crate::kinds::Lookup;
+use crate::resource::table_name;
+use crate::store::{Key, Range, Store};
+use serde_json::Value;
 use std::sync::Arc;
 
 /// Authorizes by the RBAC objects of one server, `system:masters` always.
 pub struct RbacAuthorizer {
     index: Arc<Rbac>,
-    lookup: Box<dyn Lookup>,
+    objects: RbacObjects,
 }
 
 // === impl Attributes ===
@@ -38,9 +41,12 @@ impl<'a> Attributes<'a> {
 // === impl RbacAuthorizer ===
 
 impl RbacAuthorizer {
-    /// `index` is the one that strategies use too, `lookup` reads the RBAC resources.
-    pub fn new(index: Arc<Rbac>, lookup: Box<dyn Lookup>) -> Self {
-        Self { index, lookup }
+    /// `index` is the one that strategies use too.
+    pub fn new(index: Arc<Rbac>, store: Store) -> Self {
+        Self {
+            index,
+            objects: RbacObjects(store),
+        }
     }
 }
 
@@ -51,11 +57,37 @@ impl Authorizer for RbacAuthorizer {
         }
         match self
             .index
-            .refreshed(&*self.lookup)
+            .refreshed(&self.objects)
             .decide(attributes.user, &attributes.action())
         {
             Verdict::Allowed(_) => Decision::Allow,
             Verdict::Refused(reason) => Decision::NoOpinion(reason),
         }
+    }
+}
+
+/// Reads roles and bindings without a registry of kinds: the index needs no `apiVersion`.
+struct RbacObjects(Store);
+
+impl Lookup for RbacObjects {
+    fn one(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Value> {
+        let object = self
+            .0
+            .read(&table_name(group, resource), &Key::new(namespace, name))?;
+        Some(object.value(b"{"))
+    }
+
+    fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Value> {
+        let range = Range {
+            namespace: (!namespace.is_empty()).then(|| namespace.to_owned()),
+            ..Range::default()
+        };
+        let listing = self.0.list(&table_name(group, resource), &range, &|_| true);
+        let objects = listing.map(|listing| listing.objects).unwrap_or_default();
+        objects.iter().map(|object| object.value(b"{")).collect()
+    }
+
+    fn revision(&self, group: &str, resource: &str) -> u64 {
+        self.0.table_revision(&table_name(group, resource))
     }
 }

@@ -5,6 +5,8 @@ use crate::kinds::metadata::selector_matches;
 use crate::kinds::value::list;
 use serde_json::Value;
 
+pub(crate) const GROUP: &str = "rbac.authorization.k8s.io";
+
 /// The rules a role with `aggregation_rule` should have, from all other ClusterRoles. Null when
 /// none is selected, as the API shows an empty required list.
 pub(crate) fn aggregated(aggregation_rule: &Value, roles: &[&Value]) -> Value {

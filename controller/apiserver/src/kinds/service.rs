@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 pub(super) mod address;
-pub(super) mod allocate;
+pub(crate) mod allocate;
 mod families;
 
 pub(super) struct Service;

@@ -7,13 +7,27 @@ use http::Response;
 use serde_json::Value;
 
 use super::{Request, meta};
+use crate::auth::review::Reviewer;
 use crate::error::ApiError;
-use crate::http::Body;
+use crate::http::{Body, json as respond};
 use crate::store::{Change, Object, Write};
 
 impl Request<'_> {
-    pub(super) async fn connect(&self, _body: &[u8]) -> Result<Response<Body>, ApiError> {
-        Err(ApiError::method_not_allowed())
+    /// Answers a question, or creates what has no object of its own.
+    pub(super) async fn connect(&self, body: &[u8]) -> Result<Response<Body>, ApiError> {
+        let body = self.decode(body)?;
+        let ctx = self.ctx(self.query.dry_run("CreateOptions")?);
+        let reviewer = Reviewer {
+            ctx: &ctx,
+            authorizer: &*self.core.authorizer,
+            authentication: &self.core.authentication,
+        };
+        let answer = match self.place.subresource.as_str() {
+            "" => reviewer.answer(body)?,
+            "token" => reviewer.issue(&self.place.name, body)?,
+            _ => return Err(ApiError::method_not_allowed()),
+        };
+        Ok(respond(201, self.accept.syntax, &answer))
     }
 
     pub(super) async fn update_scale(&self, _body: &Bytes) -> Result<Response<Body>, ApiError> {

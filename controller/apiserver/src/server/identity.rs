@@ -16,6 +16,8 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::{Security, ServerError};
+use crate::auth::authenticate::Authentication;
+use crate::auth::jwt::SigningKey;
 use crate::auth::{MASTERS, User};
 use crate::clock::Random;
 
@@ -25,10 +27,13 @@ pub(super) struct Identity {
     ca_key: String,
     admin_token: String,
     tokens: HashMap<String, User>,
+    /// Signs ServiceAccount tokens; P-256, PKCS#8.
+    signing_key: KeyPair,
 }
 
 const CA_CERTIFICATE: &str = "ca.crt";
 const CA_KEY: &str = "ca.key";
+const SIGNING_KEY: &str = "sa.key";
 /// Lines of `token,user,uid,"group,group"`, the form of kube-apiserver's `--token-auth-file`.
 const TOKENS: &str = "tokens.csv";
 const ADMIN: &str = "kubernetes-admin";
@@ -73,16 +78,26 @@ impl Identity {
             let why = format!("no user in the group {MASTERS}");
             ServerError::Content { path, why }
         })?;
+        let signing_key = signing_key(data)?;
         Ok(Self {
             ca_pem,
             ca_key,
             admin_token,
             tokens,
+            signing_key,
         })
     }
 
-    pub(super) fn user(&self, token: &str) -> Option<&User> {
-        self.tokens.get(token)
+    /// How this server recognises its users.
+    pub(super) fn authentication(&self) -> Result<Authentication, ServerError> {
+        let key = SigningKey::from_pkcs8(&self.signing_key.serialize_der())
+            .map_err(|error| ServerError::Keys(error.to_string()))?;
+        let tokens = self.tokens.iter();
+        Ok(
+            tokens.fold(Authentication::new(key), |known, (token, user)| {
+                known.with_token(token.clone(), user.clone())
+            }),
+        )
     }
 
     pub(super) fn kubeconfig(&self, addr: SocketAddr, security: Security) -> String {
@@ -176,6 +191,18 @@ fn new_ca() -> Result<(String, String), rcgen::Error> {
     Ok((certificate.pem(), key.serialize_pem()))
 }
 
+fn signing_key(data: Option<&Path>) -> Result<KeyPair, ServerError> {
+    if let Some(pem) = load(data, SIGNING_KEY)? {
+        return KeyPair::from_pem(&pem).map_err(|error| ServerError::Content {
+            path: data.unwrap_or(Path::new("")).join(SIGNING_KEY),
+            why: error.to_string(),
+        });
+    }
+    let key = KeyPair::generate().map_err(keys)?;
+    save(data, SIGNING_KEY, &key.serialize_pem())?;
+    Ok(key)
+}
+
 fn parse_tokens(lines: &str) -> Result<HashMap<String, User>, String> {
     let mut tokens = HashMap::new();
     for (index, line) in lines.lines().enumerate() {
@@ -265,7 +292,7 @@ mod tests {
         let config = first.kubeconfig(addr, Security::Tls);
         assert_eq!(config, second.kubeconfig(addr, Security::Tls));
         assert!(config.contains("server: https://127.0.0.1:6443"));
-        assert!(second.user(&first.admin_token).is_some_and(User::is_master));
+        assert!(second.tokens.get(&first.admin_token).is_some_and(User::is_master));
     }
 
     #[test]

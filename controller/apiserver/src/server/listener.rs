@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::{HeaderMap, Request, Response, header};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{ApiServer, ServerError};
-use crate::auth::User;
+use crate::controllers;
 use crate::error::ApiError;
 use crate::http::{Body, status};
 use crate::rest;
@@ -70,6 +70,7 @@ pub(super) async fn serve(
             Some(TlsAcceptor::from(Arc::new(config)))
         }
     };
+    controllers::bootstrap::advertise(&server.0.core, addr).await;
     let stop = server.0.stop.child_token();
     let kubeconfig = server.0.identity.kubeconfig(addr, security);
     let task = accept(server.clone_weak(), listener, acceptor, stop.clone());
@@ -152,9 +153,13 @@ async fn answer(server: Weak, request: Request<Incoming>) -> Result<Response<Bod
             "the server is shutting down",
         )));
     };
-    let user = match server.user(&head.headers) {
-        Ok(user) => user,
-        Err(error) => return Ok(status(&error)),
+    let core = &server.0.core;
+    let now = core.now().as_second();
+    let Ok(user) = core
+        .authentication
+        .authenticate(&head.headers, now, &**core)
+    else {
+        return Ok(status(&ApiError::unauthorized()));
     };
     Ok(rest::handle(&server.0.core, &user, &head, body).await)
 }
@@ -172,19 +177,5 @@ impl Weak {
 impl ApiServer {
     fn clone_weak(&self) -> Weak {
         Weak(Arc::downgrade(&self.0))
-    }
-
-    /// Who sent a request: the bearer token's user, or anonymous without one.
-    fn user(&self, headers: &HeaderMap) -> Result<User, ApiError> {
-        let Some(value) = headers.get(header::AUTHORIZATION) else {
-            return Ok(User::anonymous());
-        };
-        let value = value.to_str().unwrap_or_default();
-        let token = value.strip_prefix("Bearer ").unwrap_or_default().trim();
-        self.0
-            .identity
-            .user(token)
-            .cloned()
-            .ok_or_else(ApiError::unauthorized)
     }
 }

@@ -132,6 +132,15 @@ impl Object {
         }
     }
 
+    /// Whether the serialised object has this text anywhere: a cheap first look for readers that
+    /// want few of many objects.
+    pub fn contains(&self, text: &str) -> bool {
+        self.draft
+            .tail
+            .windows(text.len())
+            .any(|part| part == text.as_bytes())
+    }
+
     /// Bytes held for the object itself.
     pub fn size(&self) -> usize {
         self.draft.size()
