@@ -285,6 +285,21 @@ impl ApiError {
         )))
     }
 
+    /// The same for a limit that isn't about the body's size.
+    pub fn too_large(message: impl Into<String>) -> Self {
+        Self(Box::new(Failure::plain(
+            413,
+            "RequestEntityTooLarge",
+            message.into(),
+        )))
+    }
+
+    /// A patch that can't be applied to the object it is for.
+    pub fn unprocessable() -> Self {
+        let message = "the server rejected our request due to an error in our request";
+        Self(Box::new(Failure::new(422, "Invalid", message.to_owned())))
+    }
+
     /// A resourceVersion or continue token from before the last compaction.
     pub fn expired(message: impl Into<String>) -> Self {
         Self(Box::new(Failure::plain(410, "Expired", message.into())))

@@ -19,6 +19,7 @@ mod discovery;
 pub mod error;
 mod http;
 pub mod kinds;
+pub mod patch;
 pub mod resource;
 mod rest;
 pub mod schema;

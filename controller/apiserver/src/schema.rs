@@ -44,6 +44,8 @@ pub struct Schema {
     pub preserve_unknown: bool,
     /// The value is an object with apiVersion, kind and metadata of its own.
     pub embedded: bool,
+    /// A Go struct's: fields with a default are always there.
+    pub is_struct: bool,
     pub list: ListKind,
     /// Owned and replaced as one value, whether map or struct.
     pub atomic_map: bool,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::Response;
 use serde_json::Value;
 
-use super::{Request, meta};
+use super::{Request, meta, warn};
 use crate::auth::review::Reviewer;
 use crate::error::ApiError;
 use crate::http::{Body, json as respond};
@@ -15,7 +15,7 @@ use crate::store::{Change, Object, Write};
 impl Request<'_> {
     /// Answers a question, or creates what has no object of its own.
     pub(super) async fn connect(&self, body: &[u8]) -> Result<Response<Body>, ApiError> {
-        let body = self.decode(body)?;
+        let (body, warnings) = self.decode(body)?;
         let ctx = self.ctx(self.query.dry_run("CreateOptions")?);
         let reviewer = Reviewer {
             ctx: &ctx,
@@ -27,7 +27,9 @@ impl Request<'_> {
             "token" => reviewer.issue(&self.place.name, body)?,
             _ => return Err(ApiError::method_not_allowed()),
         };
-        Ok(respond(201, self.accept.syntax, &answer))
+        let mut response = respond(201, self.accept.syntax, &answer);
+        warn(&mut response, &warnings);
+        Ok(response)
     }
 
     pub(super) async fn update_scale(&self, _body: &Bytes) -> Result<Response<Body>, ApiError> {

@@ -27,8 +27,7 @@ impl Request<'_> {
             return self.connect(&body).await;
         }
         let dry_run = self.query.dry_run("CreateOptions")?;
-        let mut object = self.decode(&body)?;
-        let warnings = self.check_fields(&mut object)?;
+        let (mut object, warnings) = self.decode(&body)?;
         self.record_fields_on_create(&mut object);
         let outcome = self.create_object(object, dry_run).await?;
         let mut response = self.print_one(201, &outcome)?;
@@ -111,9 +110,10 @@ impl Request<'_> {
     }
 
     pub(super) fn apply_defaults(&self, object: &mut Value) {
-        if self.resource.custom.is_some()
-            && let Some(schema) = self.schema()
-        {
+        if let Some(schema) = self.schema() {
+            if self.resource.custom.is_some() {
+                schema.drop_nulls_without_meaning(object);
+            }
             schema.apply_defaults(object);
         }
         self.strategy().defaults(object);

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::Request;
 use crate::error::ApiError;
 use crate::http::ContentType;
+use crate::schema;
 
 /// What to do with fields that the kind doesn't have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,18 +33,21 @@ impl Request<'_> {
         }
     }
 
-    /// The object in a body of the request's content type.
-    pub(super) fn decode(&self, body: &[u8]) -> Result<Value, ApiError> {
-        let value = match ContentType::of_object(self.headers)? {
-            ContentType::Yaml => parse_yaml(body)?,
+    /// The object in a body of the request's content type, and what is to be warned of.
+    pub(super) fn decode(&self, body: &[u8]) -> Result<(Value, Vec<String>), ApiError> {
+        let (value, repeated) = match ContentType::of_object(self.headers)? {
+            ContentType::Yaml => (parse_yaml(body)?, Vec::new()),
             _ => parse_json(body)?,
         };
-        self.check_type(value)
+        let mut value = self.check_type(value)?;
+        let warnings = self.check_fields(&mut value, repeated)?;
+        Ok((value, warnings))
     }
 
     /// Is it an object of the kind that this place takes? Built-in kinds may leave that out.
     pub(super) fn check_type(&self, mut value: Value) -> Result<Value, ApiError> {
-        let (group_version, kind) = self.expected_type();
+        let (group, version, kind) = self.expected_type();
+        let group_version = joined(&group, &version);
         let Value::Object(object) = &mut value else {
             return Err(ApiError::bad_request(format!(
                 "the body is not an object of kind {kind}: it is JSON of another type"
@@ -76,40 +80,49 @@ impl Request<'_> {
         if !object.get("metadata").is_some_and(Value::is_object) {
             object.insert("metadata".to_owned(), Value::Object(Map::new()));
         }
-        if self.resource.custom.is_none() {
-            drop_nulls(&mut value);
-        }
         Ok(value)
     }
 
-    /// The apiVersion and kind of this place: a subresource may have its own.
-    pub(super) fn expected_type(&self) -> (String, String) {
-        let own = || (self.resource.api_version(), self.resource.kind.clone());
-        let subresource = self.resource.subresource(&self.place.subresource);
-        match subresource {
+    /// Group, version and kind of this place: a subresource may have its own.
+    pub(super) fn expected_type(&self) -> (String, String, String) {
+        let resource = &self.resource;
+        match resource.subresource(&self.place.subresource) {
             Some(sub) if !sub.version.is_empty() => {
-                let version = match sub.group.as_str() {
-                    "" => sub.version.clone(),
-                    group => format!("{group}/{}", sub.version),
-                };
-                (version, sub.kind.clone())
+                (sub.group.clone(), sub.version.clone(), sub.kind.clone())
             }
-            _ => own(),
+            _ => (
+                resource.group.clone(),
+                resource.version.clone(),
+                resource.kind.clone(),
+            ),
         }
     }
 }
 
-pub(super) fn parse_json(body: &[u8]) -> Result<Value, ApiError> {
+pub(super) fn joined(group: &str, version: &str) -> String {
+    if group.is_empty() {
+        version.to_owned()
+    } else {
+        format!("{group}/{version}")
+    }
+}
+
+/// The document and a text for each key that came twice.
+pub(super) fn parse_json(body: &[u8]) -> Result<(Value, Vec<String>), ApiError> {
     if body.is_empty() {
         return Err(ApiError::bad_request(
             "the body is empty; an object is needed",
         ));
     }
-    serde_json::from_slice(body).map_err(|error| {
-        ApiError::bad_request(format!(
+    match schema::parse_json(body) {
+        Ok(parsed) => {
+            let repeated = parsed.messages();
+            Ok((parsed.value, repeated))
+        }
+        Err(error) => Err(ApiError::bad_request(format!(
             "couldn't get version/kind; json parse error: {error}"
-        ))
-    })
+        ))),
+    }
 }
 
 pub(super) fn parse_yaml(body: &[u8]) -> Result<Value, ApiError> {
@@ -118,18 +131,6 @@ pub(super) fn parse_yaml(body: &[u8]) -> Result<Value, ApiError> {
     serde_saphyr::from_str(text).map_err(|error| {
         ApiError::bad_request(format!("error converting YAML to JSON: yaml: {error}"))
     })
-}
-
-/// A typed decoder reads null as "not set", so it never stores one.
-pub(super) fn drop_nulls(value: &mut Value) {
-    match value {
-        Value::Object(map) => {
-            map.retain(|_, value| !value.is_null());
-            map.values_mut().for_each(drop_nulls);
-        }
-        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
-        _ => {}
-    }
 }
 
 fn text(object: &Map<String, Value>, key: &str) -> Option<String> {

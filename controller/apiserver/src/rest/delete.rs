@@ -241,7 +241,7 @@ impl Request<'_> {
         }
         let body = match ContentType::of_object(self.headers)? {
             ContentType::Yaml => parse_yaml(body)?,
-            _ => parse_json(body)?,
+            _ => parse_json(body)?.0,
         };
         if let Some(grace) = body["gracePeriodSeconds"].as_i64() {
             options.grace_seconds = Some(grace);

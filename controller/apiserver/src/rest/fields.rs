@@ -1,60 +1,105 @@
 //! Fields: unknown ones, their owners, and what custom schemas say of them.
 
+use std::sync::LazyLock;
+
 use serde_json::Value;
 
 use super::Request;
-use super::decode::FieldValidation;
+use super::decode::{FieldValidation, joined};
+use crate::clock::rfc3339;
 use crate::error::{ApiError, Cause};
+use crate::patch::{self, FieldSet, Writer};
+use crate::schema;
+
+static NOTHING: LazyLock<FieldSet> = LazyLock::new(|| FieldSet::of_fields(&[]));
+static STATUS: LazyLock<FieldSet> = LazyLock::new(|| FieldSet::of_fields(&[&["status"]]));
+static SPEC: LazyLock<FieldSet> = LazyLock::new(|| FieldSet::of_fields(&[&["spec"]]));
 
 impl Request<'_> {
-    /// Removes fields that the kind doesn't have, and warns of them or refuses the object, as the
-    /// client wishes.
-    pub(super) fn check_fields(&self, object: &mut Value) -> Result<Vec<String>, ApiError> {
+    /// Brings an object into the form of its kind: fields that the kind doesn't have go, and are
+    /// warned of or the object refused, as the client wishes. `repeated` tells of keys that came
+    /// twice.
+    pub(super) fn check_fields(
+        &self,
+        object: &mut Value,
+        repeated: Vec<String>,
+    ) -> Result<Vec<String>, ApiError> {
         let wish = self.field_validation()?;
-        let Some(schema) = self.schema() else {
-            return Ok(Vec::new());
-        };
-        let mut unknown = schema.prune(object);
-        unknown.sort();
-        let texts: Vec<_> = unknown
-            .iter()
-            .map(|path| format!("unknown field {path:?}"))
-            .collect();
+        let mut texts = repeated;
+        match &self.resource.custom {
+            Some(custom) => {
+                if let Some(schema) = &custom.schema {
+                    let unknown = schema.prune(object);
+                    texts.extend(unknown.iter().map(|path| format!("unknown field {path:?}")));
+                }
+            }
+            None => {
+                let (group, version, kind) = self.expected_type();
+                if let Some(schema) = schema::builtin(&group, &version, &kind) {
+                    let decoded = schema
+                        .decode(object)
+                        .map_err(|why| self.cannot_handle(&why))?;
+                    texts.extend(decoded.messages());
+                }
+            }
+        }
         match wish {
             FieldValidation::Strict if !texts.is_empty() => {
-                let list = texts.join(", ");
-                let mut message = format!("strict decoding error: {list}");
-                if self.resource.custom.is_none() {
-                    let (version, kind) = self.expected_type();
-                    message = format!(
-                        "{kind} in version {version:?} cannot be handled as a {kind}: {message}"
-                    );
-                }
-                return Err(ApiError::bad_request(message));
+                let message = format!("strict decoding error: {}", texts.join(", "));
+                Err(match self.resource.custom {
+                    Some(_) => ApiError::bad_request(message),
+                    None => self.cannot_handle(&message),
+                })
             }
-            FieldValidation::Ignore => return Ok(Vec::new()),
-            FieldValidation::Strict | FieldValidation::Warn => {}
+            FieldValidation::Ignore => Ok(Vec::new()),
+            FieldValidation::Strict | FieldValidation::Warn => Ok(texts),
         }
-        if self.resource.custom.is_none() {
-            let faults = schema.validate(object);
-            if let Some(fault) = faults.first() {
-                let (version, kind) = self.expected_type();
-                return Err(ApiError::bad_request(format!(
-                    "{kind} in version {version:?} cannot be handled as a {kind}: {}: {}",
-                    fault.field, fault.message
-                )));
-            }
-        }
-        Ok(texts)
+    }
+
+    fn cannot_handle(&self, why: &str) -> ApiError {
+        let (group, version, kind) = self.expected_type();
+        let version = joined(&group, &version);
+        ApiError::bad_request(format!(
+            "{kind} in version {version:?} cannot be handled as a {kind}: {why}"
+        ))
     }
 
     /// Records which fields this request's manager owns after a create, update or patch.
-    pub(super) fn record_fields(&self, _old: Option<&Value>, _new: &mut Value) {}
+    pub(super) fn record_fields(&self, old: Option<&Value>, new: &mut Value) {
+        let (manager, now) = (self.manager(), rfc3339(self.core.now()));
+        let version = self.resource.api_version();
+        let writer = self.writer(&manager, &version, &now);
+        let schema = self.schema();
+        patch::record_update(schema.as_deref(), old, new, writer, self.reset_fields());
+    }
+
+    pub(super) fn writer<'w>(
+        &'w self,
+        manager: &'w str,
+        api_version: &'w str,
+        now: &'w str,
+    ) -> Writer<'w> {
+        Writer {
+            manager,
+            api_version,
+            subresource: &self.place.subresource,
+            now,
+        }
+    }
+
+    /// What a write to this place can't own, because it can't change it.
+    pub(super) fn reset_fields(&self) -> &'static FieldSet {
+        match self.place.subresource.as_str() {
+            "" if self.has_status() => &STATUS,
+            "status" => &SPEC,
+            _ => &NOTHING,
+        }
+    }
 
     /// What a CRD's schema and rules say against an object.
-    pub(super) fn validate_custom(&self, object: &Value, _old: Option<&Value>) -> Vec<Cause> {
+    pub(super) fn validate_custom(&self, object: &Value, old: Option<&Value>) -> Vec<Cause> {
         match (&self.resource.custom, self.schema()) {
-            (Some(_), Some(schema)) => schema.validate(object),
+            (Some(_), Some(schema)) => schema.validate_update(object, old),
             _ => Vec::new(),
         }
     }

@@ -5,10 +5,12 @@ use http::Response;
 use serde_json::Value;
 
 use super::Request;
-use super::decode::{drop_nulls, parse_json, parse_yaml};
+use super::decode::{parse_json, parse_yaml};
 use super::update::Edited;
+use crate::clock::rfc3339;
 use crate::error::{ApiError, Cause};
 use crate::http::{Body, ContentType, options_invalid};
+use crate::patch::{self, ApplyError, JsonPatchError, StrategicError};
 
 const CUSTOM_PATCH_TYPES: &[&str] = &[
     "application/json-patch+json",
@@ -30,15 +32,15 @@ impl Request<'_> {
             let cause = Cause::forbidden("force", "may not be specified for non-apply patch");
             return Err(options_invalid("PatchOptions", vec![cause]));
         }
-        let patch = match kind {
-            ContentType::JsonPatch => None,
-            _ => Some(parse_json(&body)?),
+        let (patch, repeated) = match kind {
+            ContentType::JsonPatch => (Value::Null, Vec::new()),
+            _ => parse_json(&body)?,
         };
         let edit = |old: Option<&Value>| -> Result<Edited, ApiError> {
             let old = old.ok_or_else(|| self.not_found())?;
-            let object = self.patched(kind, old, patch.as_ref(), &body)?;
+            let object = self.patched(kind, old, &patch, &body)?;
             let mut object = self.check_type(object)?;
-            let warnings = self.check_fields(&mut object)?;
+            let warnings = self.check_fields(&mut object, repeated.clone())?;
             self.apply_defaults(&mut object);
             Ok(Edited {
                 object,
@@ -53,49 +55,62 @@ impl Request<'_> {
         &self,
         kind: ContentType,
         old: &Value,
-        patch: Option<&Value>,
+        patch: &Value,
         body: &[u8],
     ) -> Result<Value, ApiError> {
-        let _ = (kind, body);
-        Ok(merge(old, patch.unwrap_or(&Value::Null)))
+        match kind {
+            ContentType::JsonPatch => patch::json(old, body).map_err(|error| match error {
+                JsonPatchError::Malformed(why) => ApiError::bad_request(why),
+                JsonPatchError::Failed(_) => ApiError::unprocessable(),
+                JsonPatchError::TooMany(_) => ApiError::too_large(error.to_string()),
+            }),
+            ContentType::StrategicMergePatch => {
+                let schema = self
+                    .schema()
+                    .ok_or_else(|| ApiError::unsupported_media_type(CUSTOM_PATCH_TYPES))?;
+                patch::strategic(&schema, old.clone(), patch.clone()).map_err(|error| match error {
+                    StrategicError::BadRequest(why) => ApiError::bad_request(why),
+                    StrategicError::Failed(_) => ApiError::unprocessable(),
+                })
+            }
+            _ => {
+                let mut object = old.clone();
+                patch::merge(&mut object, patch);
+                Ok(object)
+            }
+        }
     }
 
     async fn apply(&self, body: &[u8], dry_run: bool) -> Result<Response<Body>, ApiError> {
-        if self.query.text("fieldManager").is_none() {
+        let Some(manager) = self.query.text("fieldManager") else {
             let cause = Cause::required("fieldManager", "is required for apply patch");
             return Err(options_invalid("PatchOptions", vec![cause]));
-        }
-        let mut applied = self.check_type(parse_yaml(body)?)?;
-        drop_nulls(&mut applied);
+        };
+        let force = self.query.flag("force") == Some(true);
+        let config = self.check_type(parse_yaml(body)?)?;
+        let version = self.resource.api_version();
+        let now = rfc3339(self.core.now());
+        let schema = self.schema();
         let edit = |old: Option<&Value>| -> Result<Edited, ApiError> {
-            let mut object = match old {
-                Some(old) => merge(old, &applied),
-                None => applied.clone(),
-            };
-            let warnings = self.check_fields(&mut object)?;
+            let writer = self.writer(manager, &version, &now);
+            let schema = schema.as_deref();
+            let applied = patch::apply(schema, old, &config, writer, self.reset_fields(), force)
+                .map_err(|error| match error {
+                    ApplyError::BadRequest(why) => ApiError::bad_request(why),
+                    ApplyError::NotTyped(why) => ApiError::unknown(why),
+                    ApplyError::Conflict { message, causes } => {
+                        ApiError::apply_conflict(causes, message)
+                    }
+                })?;
+            let mut object = applied.object;
+            let warnings = self.check_fields(&mut object, Vec::new())?;
             self.apply_defaults(&mut object);
             Ok(Edited {
                 object,
                 warnings,
-                owned: false,
+                owned: true,
             })
         };
         self.edit(&edit, true, dry_run).await
     }
-}
-
-fn merge(old: &Value, patch: &Value) -> Value {
-    let Value::Object(changes) = patch else {
-        return patch.clone();
-    };
-    let mut merged = old.as_object().cloned().unwrap_or_default();
-    for (key, change) in changes {
-        if change.is_null() {
-            merged.shift_remove(key);
-        } else {
-            let before = merged.get(key).cloned().unwrap_or(Value::Null);
-            merged.insert(key.clone(), merge(&before, change));
-        }
-    }
-    Value::Object(merged)
 }

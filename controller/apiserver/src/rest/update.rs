@@ -39,14 +39,12 @@ impl Request<'_> {
             return self.update_scale(&body).await;
         }
         let dry_run = self.query.dry_run("UpdateOptions")?;
-        let object = self.decode(&body)?;
+        let (mut object, warnings) = self.decode(&body)?;
+        self.apply_defaults(&mut object);
         let edit = |_: Option<&Value>| -> Result<Edited, ApiError> {
-            let mut object = object.clone();
-            let warnings = self.check_fields(&mut object)?;
-            self.apply_defaults(&mut object);
             Ok(Edited {
-                object,
-                warnings,
+                object: object.clone(),
+                warnings: warnings.clone(),
                 owned: false,
             })
         };
@@ -197,10 +195,8 @@ impl Request<'_> {
             return Ok(());
         }
         if name.is_empty() {
-            return Err(ApiError::bad_request(format!(
-                "the name of the object (based on metadata) was empty and does not match the \
-                 name on the URL ({wanted})"
-            )));
+            let cause = Cause::required("metadata.name", "name or generateName is required");
+            return Err(self.invalid(object, vec![cause]));
         }
         Err(ApiError::bad_request(format!(
             "the name of the object ({name}) does not match the name on the URL ({wanted})"

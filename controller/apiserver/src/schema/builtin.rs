@@ -124,6 +124,7 @@ fn read(node: &Map<String, Value>) -> Schema {
     };
     schema.atomic_map = text(node, "m") == "atomic";
     schema.patch = strategic(node);
+    schema.is_struct = !schema.properties.is_empty();
     // A type without any field takes every object: FieldsV1, RawExtension.
     schema.preserve_unknown = schema.reference.is_none()
         && matches!(schema.kind, Kind::Object | Kind::Any)

@@ -178,7 +178,8 @@ fn is_omitted(parent: &Schema, name: &str, schema: &Schema, value: &Value) -> bo
         Value::Object(map) => map.is_empty() && schema.is_map(),
         _ => false,
     };
-    empty && !parent.required.iter().any(|required| **required == *name)
+    // An empty list of managers is a request to forget them.
+    empty && name != "managedFields" && !parent.required.iter().any(|required| **required == *name)
 }
 
 fn string(schema: &Schema, text: &mut String) -> Result<(), String> {

@@ -292,7 +292,12 @@ mod tests {
         let config = first.kubeconfig(addr, Security::Tls);
         assert_eq!(config, second.kubeconfig(addr, Security::Tls));
         assert!(config.contains("server: https://127.0.0.1:6443"));
-        assert!(second.tokens.get(&first.admin_token).is_some_and(User::is_master));
+        assert!(
+            second
+                .tokens
+                .get(&first.admin_token)
+                .is_some_and(User::is_master)
+        );
     }
 
     #[test]

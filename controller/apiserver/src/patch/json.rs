@@ -1,0 +1,137 @@
+//! JSON patch, RFC 6902, with the errors that Kubernetes gives.
+
+use serde_json::Value;
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JsonPatchError {
+    /// 400 BadRequest: the patch itself is none.
+    #[error("{0}")]
+    Malformed(String),
+    /// 422 Invalid: an operation can't be done on this object.
+    #[error("{0}")]
+    Failed(String),
+    /// 413: more operations than [`OPERATIONS_MAX`].
+    #[error("The allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {0}")]
+    TooMany(usize),
+}
+
+/// Operations in one patch.
+const OPERATIONS_MAX: usize = 10_000;
+
+/// `document` after all operations of `patch`, or unchanged with the first error.
+pub fn json(document: &Value, patch: &[u8]) -> Result<Value, JsonPatchError> {
+    let operations: Vec<Value> = serde_json::from_slice(patch)
+        .map_err(|error| JsonPatchError::Malformed(format!("error decoding patch: {error}")))?;
+    if operations.len() > OPERATIONS_MAX {
+        return Err(JsonPatchError::TooMany(operations.len()));
+    }
+    let mut document = document.clone();
+    for operation in &operations {
+        run(&mut document, operation)?;
+    }
+    Ok(document)
+}
+
+fn run(document: &mut Value, operation: &Value) -> Result<(), JsonPatchError> {
+    let text = |key: &str| operation.get(key).and_then(Value::as_str);
+    let path = text("path").ok_or_else(|| malformed("path"))?;
+    let value = || operation.get("value").cloned();
+    match text("op") {
+        Some("add") => add(document, path, value().ok_or_else(|| malformed("value"))?),
+        Some("replace") => {
+            let value = value().ok_or_else(|| malformed("value"))?;
+            let place = find_mut(document, path).ok_or_else(|| missing("replace", path))?;
+            *place = value;
+            Ok(())
+        }
+        Some("remove") => remove(document, path).map(|_| ()),
+        Some("test") => {
+            let found = document.pointer(path).unwrap_or(&Value::Null);
+            if *found == value().unwrap_or(Value::Null) {
+                return Ok(());
+            }
+            Err(failed(format!("testing value {path} failed: test failed")))
+        }
+        Some("copy") => {
+            let from = text("from").ok_or_else(|| malformed("from"))?;
+            let found = document.pointer(from).cloned();
+            add(document, path, found.ok_or_else(|| missing("copy", from))?)
+        }
+        Some("move") => {
+            let from = text("from").ok_or_else(|| malformed("from"))?;
+            let moved = remove(document, from)?;
+            add(document, path, moved)
+        }
+        other => Err(failed(format!(
+            "Unexpected kind: {}",
+            other.unwrap_or("unknown")
+        ))),
+    }
+}
+
+fn add(document: &mut Value, path: &str, value: Value) -> Result<(), JsonPatchError> {
+    let Some((parent, last)) = split(path) else {
+        *document = value;
+        return Ok(());
+    };
+    let parent = find_mut(document, parent).ok_or_else(|| missing("add", path))?;
+    match parent {
+        Value::Object(map) => {
+            map.insert(last, value);
+            Ok(())
+        }
+        Value::Array(list) => {
+            let at = match last.as_str() {
+                "-" => list.len(),
+                index => position(index).filter(|at| *at <= list.len()).ok_or_else(|| {
+                    failed(format!("add operation does not apply: doc is missing path: {path:?}: missing value"))
+                })?,
+            };
+            list.insert(at, value);
+            Ok(())
+        }
+        _ => Err(missing("add", path)),
+    }
+}
+
+fn remove(document: &mut Value, path: &str) -> Result<Value, JsonPatchError> {
+    let (parent, last) = split(path).ok_or_else(|| missing("remove", path))?;
+    let parent = find_mut(document, parent).ok_or_else(|| missing("remove", path))?;
+    let removed = match parent {
+        Value::Object(map) => map.shift_remove(&last),
+        Value::Array(list) => position(&last)
+            .filter(|at| *at < list.len())
+            .map(|at| list.remove(at)),
+        _ => None,
+    };
+    removed.ok_or_else(|| missing("remove", path))
+}
+
+fn find_mut<'a>(document: &'a mut Value, path: &str) -> Option<&'a mut Value> {
+    document.pointer_mut(path)
+}
+
+/// The parent's pointer and the last name, unescaped. None for the whole document.
+fn split(path: &str) -> Option<(&str, String)> {
+    let (parent, last) = path.rsplit_once('/')?;
+    Some((parent, last.replace("~1", "/").replace("~0", "~")))
+}
+
+fn position(text: &str) -> Option<usize> {
+    let plain = text == "0" || !text.starts_with('0');
+    text.parse().ok().filter(|_| plain)
+}
+
+fn missing(operation: &str, path: &str) -> JsonPatchError {
+    failed(format!(
+        "{operation} operation does not apply: doc is missing path: {path:?}: missing value"
+    ))
+}
+
+fn failed(message: String) -> JsonPatchError {
+    JsonPatchError::Failed(message)
+}
+
+fn malformed(key: &str) -> JsonPatchError {
+    JsonPatchError::Failed(format!("{key} is missing in an operation of the patch"))
+}
