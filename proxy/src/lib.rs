@@ -11,6 +11,8 @@ pub mod proxy_protocol;
 pub mod registry;
 pub mod sni;
 pub mod source;
+pub mod sys;
+pub mod tcp;
 pub mod view;
 
 #[cfg(test)]

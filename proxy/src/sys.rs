@@ -1,0 +1,16 @@
+//! System calls of the data path, one thin and safe function each.
+//!
+//! rustix makes the calls (no `unsafe` of ours, no errno round trip); this folder picks the flags,
+//! names the outcome and states what the kernel promises. Nothing here decides anything.
+//!
+//! | module | what it wraps |
+//! |---|---|
+//! | [`pipe`] | pipes for `splice(2)`, and the two halves of a splice |
+//! | [`poll`] | epoll, edge-triggered |
+//! | [`tcp`] | accept, connect, receive, send, options, the ways to close |
+//! | [`wake`] | a counter that wakes a thread which waits in [`poll`] |
+
+pub mod pipe;
+pub mod poll;
+pub mod tcp;
+pub mod wake;

@@ -1,0 +1,6 @@
+//! TCP sessions.
+mod leg;
+mod pipes;
+mod relay;
+mod slab;
+mod wheel;
