@@ -1,0 +1,185 @@
+//! Keeping threads even.
+//!
+//! The kernel spreads connections over the threads' listeners by hash, so a few long ones may all
+//! land on one thread. A thread whose load exceeds the least loaded's by more than
+//! [`SLACK`] passes the connection it just accepted on, before it has registered it anywhere.
+//!
+//! The load is what will still be there in a moment: live sessions less as many as ended in the
+//! last tenth of a second, but never less than stayed throughout it. Long connections count from
+//! the first on; a storm of short ones counts for almost nothing, since by the time one of them
+//! was passed on, the imbalance that it was passed for is gone.
+
+use std::{
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    time::Duration,
+};
+
+use fairlead_runtime::clock::Tick;
+
+/// The published loads of all data threads.
+#[derive(Debug)]
+pub(crate) struct Loads(Box<[Load]>);
+
+/// On a cache line of its own: each thread writes its own at every connection.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Load(AtomicU32);
+
+/// How one thread computes its load.
+#[derive(Debug)]
+pub(crate) struct Gauge {
+    live: u32,
+    window: Window,
+    before: Window,
+    began: Tick,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Window {
+    least: u32,
+    ended: u32,
+}
+
+// === impl Loads ===
+
+impl Loads {
+    pub(crate) fn new(threads: usize) -> Self {
+        Self((0..threads).map(|_| Load::default()).collect())
+    }
+
+    /// States the load of thread `index`.
+    pub(crate) fn publish(&self, index: usize, load: u32) {
+        self.0[index].0.store(load, Relaxed);
+    }
+
+    /// The thread that should take a connection instead of thread `index` with its `load`.
+    /// The answer's load is raised at once, so that others don't pour into it as well.
+    pub(crate) fn relief(&self, index: usize, load: u32) -> Option<usize> {
+        let loads = self.0.iter().map(|load| load.0.load(Relaxed)).enumerate();
+        let others = loads.filter(|(other, _)| *other != index);
+        let (least, least_load) = others.min_by_key(|(_, load)| *load)?;
+        if load <= least_load + SLACK {
+            return None;
+        }
+        self.0[least].0.fetch_add(1, Relaxed);
+        Some(least)
+    }
+}
+
+// === impl Gauge ===
+
+impl Gauge {
+    pub(crate) fn new(now: Tick) -> Self {
+        Self {
+            live: 0,
+            window: Window::default(),
+            before: Window::default(),
+            began: now,
+        }
+    }
+
+    /// A session began.
+    pub(crate) fn begin(&mut self) {
+        self.live += 1;
+    }
+
+    /// A session ended.
+    pub(crate) fn end(&mut self) {
+        self.live -= 1;
+        self.window.ended += 1;
+        self.window.least = self.window.least.min(self.live);
+    }
+
+    /// Live sessions.
+    pub(crate) fn live(&self) -> u32 {
+        self.live
+    }
+
+    /// The load now, counting one session more than are live.
+    pub(crate) fn load_with_one_more(&mut self, now: Tick) -> u32 {
+        if now - self.began >= WINDOW {
+            // After a gap of more than a window nothing ended lately.
+            self.before = if now - self.began >= 2 * WINDOW {
+                Window {
+                    least: self.live,
+                    ended: 0,
+                }
+            } else {
+                self.window
+            };
+            self.window = Window {
+                least: self.live,
+                ended: 0,
+            };
+            self.began = now;
+        }
+        let ended = self.window.ended + self.before.ended;
+        let stayed = self.window.least.min(self.before.least);
+        self.live.saturating_sub(ended).max(stayed) + 1
+    }
+}
+
+/// Sessions that a thread may have more than the least loaded one.
+const SLACK: u32 = 2;
+/// Long against a short connection, short against the time in which people look at gauges.
+const WINDOW: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Tick {
+        Tick::from_start(Duration::from_millis(millis))
+    }
+
+    #[test]
+    fn a_burst_of_long_connections_counts_in_full() {
+        let mut gauge = Gauge::new(at(0));
+        for expected in 1..=64 {
+            assert_eq!(gauge.load_with_one_more(at(expected)), expected as u32);
+            gauge.begin();
+        }
+    }
+
+    #[test]
+    fn short_connections_count_for_almost_nothing() {
+        let mut gauge = Gauge::new(at(0));
+        for milli in 0..1000 {
+            gauge.load_with_one_more(at(milli));
+            gauge.begin();
+            gauge.begin();
+            gauge.end();
+            gauge.end();
+        }
+        for _ in 0..8 {
+            gauge.begin();
+        }
+        assert_eq!(gauge.load_with_one_more(at(1000)), 1);
+    }
+
+    #[test]
+    fn long_connections_count_also_among_short_ones() {
+        let mut gauge = Gauge::new(at(0));
+        for _ in 0..40 {
+            gauge.begin();
+        }
+        for milli in 0..1000 {
+            gauge.load_with_one_more(at(milli));
+            gauge.begin();
+            gauge.end();
+        }
+        assert_eq!(gauge.load_with_one_more(at(1000)), 41);
+    }
+
+    #[test]
+    fn a_connection_is_passed_on_when_the_difference_exceeds_two() {
+        let loads = Loads::new(3);
+        loads.publish(0, 3);
+        loads.publish(1, 2);
+        loads.publish(2, 1);
+        assert_eq!(loads.relief(0, 3), None);
+        assert_eq!(loads.relief(0, 4), Some(2));
+        assert_eq!(loads.relief(0, 4), None, "thread 2 has it already");
+        assert_eq!(Loads::new(1).relief(0, 100), None);
+    }
+}
