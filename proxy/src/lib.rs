@@ -1,15 +1,19 @@
 //! proxy
 
 pub mod access_log;
+pub mod app;
 pub mod balancer;
 pub mod connect;
+pub mod control;
 pub mod directory;
 pub mod health;
 pub mod limits;
 pub mod metrics;
 pub mod proxy_protocol;
 pub mod registry;
+pub mod settings;
 pub mod sni;
+pub mod sockets;
 pub mod source;
 pub mod sys;
 pub mod tcp;

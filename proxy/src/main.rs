@@ -1,1 +1,46 @@
-fn main() {}
+//! `fairlead-proxy`: see `--help`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use fairlead_config::yaml;
+use fairlead_proxy::{
+    app::App,
+    settings::{Flags, Settings},
+    source::file::FileSource,
+};
+use fairlead_runtime::clock::Clock;
+
+fn main() -> ExitCode {
+    let clock = Clock::system();
+    let flags = Flags::parse();
+    match run(&flags, clock) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(flags: &Flags, clock: Clock) -> anyhow::Result<()> {
+    let source = FileSource::open(&flags.config, clock.clone())?;
+    let file = source.current();
+    if flags.check {
+        let count = file.snapshot.services.len();
+        println!("{}: {count} services, no problems", flags.config.display());
+        return Ok(());
+    }
+    if flags.print_config {
+        print!("{}", yaml::encode(&file.settings, &file.snapshot));
+        return Ok(());
+    }
+    let settings = Settings::resolve(flags, &file.settings);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let app = App::start(flags.clone(), settings, source, clock)?;
+        app.run().await
+    })
+}

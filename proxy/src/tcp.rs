@@ -1,6 +1,249 @@
-//! TCP sessions.
+//! TCP: accept → admit → route → (preamble) → pick → connect → relay → close.
+//!
+//! | module | part of the way |
+//! |---|---|
+//! | [`worker`](self) | the loop of one data thread, deadlines, cuts |
+//! | `accept` | listeners, shedding, admission, the preamble's bytes |
+//! | `handoff` | which thread should take a connection (pure) |
+//! | [`route`] | local address and server name to frontend and service (pure) |
+//! | `preamble` | PROXY header and TLS hello (pure) |
+//! | `dial` | the shell around [`crate::connect`] |
+//! | `relay` | bytes from side to side |
+//! | `close` | how sockets are closed, and the one record |
+//! | [`pace`] | how fast sessions may be reset (pure) |
+//! | `session`, `slab`, `wheel`, `pipes`, `mailbox`, `leg` | what the above is made of |
+//!
+//! One owner: a session belongs to the thread that took it and never moves. One record: `close`
+//! takes the session out of the slab, counts it and logs it, whatever ended it.
+
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use arc_swap::ArcSwap;
+use fairlead_runtime::clock::{Clock, Tick};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::{
+    access_log::Reason,
+    metrics::Metrics,
+    registry::{EndpointId, EndpointState, Outcome},
+};
+
+mod accept;
+mod close;
+mod dial;
+mod handoff;
 mod leg;
+mod mailbox;
+pub mod pace;
 mod pipes;
+mod preamble;
 mod relay;
+pub mod route;
+mod session;
 mod slab;
 mod wheel;
+mod worker;
+
+use handoff::Loads;
+use mailbox::Mailbox;
+use route::RouteTable;
+use worker::Worker;
+
+/// What the data threads share with each other and with the control thread.
+#[derive(Debug)]
+pub struct Fleet {
+    pub(crate) mailboxes: Box<[Mailbox<Command>]>,
+    pub(crate) loads: Loads,
+    /// Where sessions go; swapped as a whole.
+    pub routes: ArcSwap<RouteTable>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What the health owner should hear.
+    pub reports: Reports,
+    /// Connections between two threads.
+    pub(crate) in_transit: AtomicI64,
+    /// Threads that have closed their listeners for good.
+    pub(crate) closed: AtomicUsize,
+    pub(crate) clock: Clock,
+}
+
+/// What a data thread is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Take a connection that another thread accepted.
+    Take(Handed),
+    /// Accept from this socket.
+    Listen {
+        id: u32,
+        socket: Arc<OwnedFd>,
+        addr: SocketAddr,
+    },
+    /// Empty the listener's queue, then close it.
+    Unlisten { id: u32 },
+    /// Leave the listener to another process, with what waits in its queue.
+    Detach { id: u32 },
+    /// Reset the sessions of an endpoint, at the pace of its service.
+    Cut {
+        endpoint: EndpointId,
+        reason: Reason,
+        cancelled: Arc<AtomicBool>,
+    },
+    /// Close all listeners and tell when the last session has ended.
+    Drain,
+    /// Reset what lives and end.
+    End,
+}
+
+/// An accepted connection.
+#[derive(Debug)]
+pub(crate) struct Handed {
+    pub(crate) socket: OwnedFd,
+    pub(crate) client: SocketAddr,
+    pub(crate) local: SocketAddr,
+    pub(crate) accepted: Tick,
+}
+
+/// Strikes, from the data threads to the control thread.
+#[derive(Debug, Default)]
+pub struct Reports {
+    queue: Mutex<Vec<Report>>,
+    notify: Notify,
+}
+
+/// A strike.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Whose.
+    pub endpoint: Arc<EndpointState>,
+    /// What it did.
+    pub outcome: Outcome,
+    /// How many in a row.
+    pub strikes: u32,
+}
+
+// === impl Fleet ===
+
+impl Fleet {
+    /// A fleet of `threads` data threads, none of which runs yet.
+    pub fn new(threads: usize, metrics: Arc<Metrics>, clock: Clock) -> io::Result<Arc<Self>> {
+        let mailboxes = (0..threads).map(|_| Mailbox::new());
+        Ok(Arc::new(Self {
+            mailboxes: mailboxes.collect::<io::Result<_>>()?,
+            loads: Loads::new(threads),
+            routes: ArcSwap::default(),
+            metrics,
+            reports: Reports::default(),
+            in_transit: AtomicI64::new(0),
+            closed: AtomicUsize::new(0),
+            clock,
+        }))
+    }
+
+    /// How many data threads there are.
+    pub fn threads(&self) -> usize {
+        self.mailboxes.len()
+    }
+
+    /// Runs data thread `index` on the calling thread, until [`Self::end`].
+    pub fn run(self: &Arc<Self>, index: usize, seed: u64) -> io::Result<()> {
+        Worker::new(index, self.clone(), seed)?.run()
+    }
+
+    /// Lets thread `thread` accept from a listening socket bound to `addr`.
+    pub fn listen(&self, thread: usize, id: u32, socket: Arc<OwnedFd>, addr: SocketAddr) {
+        self.mailboxes[thread].post(Command::Listen { id, socket, addr });
+    }
+
+    /// Lets thread `thread` empty and close listener `id`.
+    pub fn unlisten(&self, thread: usize, id: u32) {
+        self.mailboxes[thread].post(Command::Unlisten { id });
+    }
+
+    /// Lets thread `thread` stop accepting from `id`, whose queue another process empties.
+    pub fn detach(&self, thread: usize, id: u32) {
+        self.mailboxes[thread].post(Command::Detach { id });
+    }
+
+    /// Resets the sessions of an endpoint, paced; raise the answer to stop that.
+    pub fn cut(&self, endpoint: EndpointId, reason: Reason) -> Arc<AtomicBool> {
+        let cancelled = Arc::new(AtomicBool::new(false));
+        for mailbox in &self.mailboxes {
+            mailbox.post(Command::Cut {
+                endpoint,
+                reason,
+                cancelled: cancelled.clone(),
+            });
+        }
+        cancelled
+    }
+
+    /// Closes all listeners, each after its queue is empty. [`Reports::wait`] wakes when a thread
+    /// has no session left.
+    pub fn drain(&self) {
+        for mailbox in &self.mailboxes {
+            mailbox.post(Command::Drain);
+        }
+    }
+
+    /// Resets what lives and ends all threads.
+    pub fn end(&self) {
+        for mailbox in &self.mailboxes {
+            mailbox.post(Command::End);
+        }
+    }
+
+    /// Live sessions of all threads.
+    pub fn sessions(&self) -> u64 {
+        let threads = self.metrics.threads().iter();
+        let live = threads.map(|thread| thread.sessions_active.value());
+        u64::try_from(live.sum::<i64>() + self.in_transit.load(Relaxed)).unwrap_or(0)
+    }
+
+    /// Whether every thread has closed its listeners and no session is left.
+    pub fn is_idle(&self) -> bool {
+        self.closed.load(Relaxed) == self.threads() && self.sessions() == 0
+    }
+}
+
+// === impl Reports ===
+
+impl Reports {
+    /// Waits until there are some, or a thread has drained.
+    pub async fn wait(&self) {
+        self.notify.notified().await;
+    }
+
+    /// Takes all.
+    pub fn take(&self) -> Vec<Report> {
+        std::mem::take(&mut *self.queue.lock())
+    }
+
+    pub(crate) fn push(&self, endpoint: &Arc<EndpointState>, outcome: Outcome, strikes: u32) {
+        let mut queue = self.queue.lock();
+        // The endpoint's own count of strikes says the same, so a lost report is not a lost strike.
+        if queue.len() < REPORTS_MAX {
+            queue.push(Report {
+                endpoint: endpoint.clone(),
+                outcome,
+                strikes,
+            });
+        }
+        drop(queue);
+        self.notify.notify_one();
+    }
+
+    pub(crate) fn wake(&self) {
+        self.notify.notify_one();
+    }
+}
+
+const REPORTS_MAX: usize = 4096;

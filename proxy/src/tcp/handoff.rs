@@ -90,11 +90,6 @@ impl Gauge {
         self.window.least = self.window.least.min(self.live);
     }
 
-    /// Live sessions.
-    pub(crate) fn live(&self) -> u32 {
-        self.live
-    }
-
     /// The load now, counting one session more than are live.
     pub(crate) fn load_with_one_more(&mut self, now: Tick) -> u32 {
         if now - self.began >= WINDOW {

@@ -50,6 +50,8 @@ enum Pending {
 struct Tail {
     bytes: Box<[u8]>,
     sent: usize,
+    /// So many of the first bytes are ours, not payload.
+    uncounted: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,6 +194,15 @@ impl Relay {
 // === impl Stream ===
 
 impl Stream {
+    /// Sends these bytes before anything else; the first `uncounted` are not payload.
+    pub(crate) fn begin_with(&mut self, bytes: Vec<u8>, uncounted: usize) {
+        self.pending = Pending::Bytes(Box::new(Tail {
+            bytes: bytes.into_boxed_slice(),
+            sent: 0,
+            uncounted,
+        }));
+    }
+
     /// Moves bytes until the source is empty, the sink is full or the turn is over (`true`).
     fn pump(
         &mut self,
@@ -228,8 +239,10 @@ impl Stream {
             _ if !sink.writable => return Ok(false),
             Pending::Bytes(tail) => {
                 let sent = sent(sink.send(&tail.bytes[tail.sent..]))?;
+                let ours = sent.min(tail.uncounted);
+                tail.uncounted -= ours;
                 tail.sent += sent;
-                self.bytes += sent as u64;
+                self.bytes += (sent - ours) as u64;
                 if tail.sent < tail.bytes.len() {
                     return Ok(false);
                 }
@@ -270,6 +283,7 @@ impl Stream {
             self.pending = Pending::Bytes(Box::new(Tail {
                 bytes: bytes[sent..].into(),
                 sent: 0,
+                uncounted: 0,
             }));
         }
         self.mode = if len < LARGE_READ {

@@ -12,7 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use fairlead_config::{
-    frontend::{Frontend, Protocol, SniPattern},
+    frontend::{AcceptProxy, Frontend, Protocol, SniPattern},
     service::Service,
 };
 use hashbrown::HashMap;
@@ -66,7 +66,8 @@ pub struct Group {
     exact: HashMap<Box<str>, Entry>,
     /// Longest first.
     suffixes: Vec<(Box<str>, Entry)>,
-    accepts_header: bool,
+    /// Common to all of them, since the header comes before the name.
+    header: Option<AcceptProxy>,
 }
 
 // === impl Route ===
@@ -154,11 +155,6 @@ impl Group {
         if named { None } else { self.plain.as_ref() }
     }
 
-    /// Whether a server name is needed to choose.
-    pub fn needs_name(&self) -> bool {
-        self.only().is_none()
-    }
-
     /// Any of its frontends, for what they share.
     pub fn any(&self) -> Option<&Entry> {
         let named = self.exact.values().next();
@@ -166,9 +162,9 @@ impl Group {
         self.plain.as_ref().or(named)
     }
 
-    /// Whether any of its frontends takes PROXY headers.
-    pub fn accepts_header(&self) -> bool {
-        self.accepts_header
+    /// Who sends PROXY headers here: what the first of its frontends that takes any says.
+    pub fn header(&self) -> Option<&AcceptProxy> {
+        self.header.as_ref()
     }
 
     /// The route for a server name (lower case), or for none.
@@ -185,7 +181,9 @@ impl Group {
     }
 
     fn add(&mut self, frontend: &Frontend, entry: &Entry) {
-        self.accepts_header |= frontend.proxy_protocol.is_some();
+        if self.header.is_none() {
+            self.header = frontend.proxy_protocol.clone();
+        }
         if frontend.sni.is_empty() {
             self.plain.get_or_insert_with(|| entry.clone());
         }

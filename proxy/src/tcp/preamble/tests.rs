@@ -10,7 +10,10 @@ fn header(version: ProxyVersion) -> Vec<u8> {
 }
 
 fn addrs() -> (SocketAddr, SocketAddr) {
-    ("192.0.2.7:4000".parse().unwrap(), "192.0.2.1:443".parse().unwrap())
+    (
+        "192.0.2.7:4000".parse().unwrap(),
+        "192.0.2.1:443".parse().unwrap(),
+    )
 }
 
 #[test]
@@ -46,10 +49,16 @@ fn a_header_is_taken_off_in_pieces_of_any_size_and_the_rest_goes_on() {
 fn what_is_no_header_or_no_hello_is_refused() {
     let mut preamble = Preamble::new(Some(AcceptedVersions::Any), false);
     let verdict = preamble.feed(b"GET / HTTP/1.1\r\n");
-    assert!(matches!(verdict, Verdict::Refuse(Reason::ProxyHeaderInvalid)));
+    assert!(matches!(
+        verdict,
+        Verdict::Refuse(Reason::ProxyHeaderInvalid)
+    ));
     let mut preamble = Preamble::new(Some(AcceptedVersions::V2), false);
     let verdict = preamble.feed(&header(ProxyVersion::V1));
-    assert!(matches!(verdict, Verdict::Refuse(Reason::ProxyHeaderInvalid)));
+    assert!(matches!(
+        verdict,
+        Verdict::Refuse(Reason::ProxyHeaderInvalid)
+    ));
     let mut preamble = Preamble::new(None, true);
     let verdict = preamble.feed(b"GET / HTTP/1.1\r\n");
     assert!(matches!(verdict, Verdict::Refuse(Reason::HelloInvalid)));

@@ -1,0 +1,76 @@
+//! The data threads as the process sees them.
+
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread::JoinHandle,
+};
+
+use tokio::sync::mpsc;
+
+use crate::tcp::Fleet;
+
+/// Running data threads.
+pub(super) struct Threads {
+    handles: Vec<JoinHandle<()>>,
+    lost: mpsc::Receiver<String>,
+}
+
+// === impl Threads ===
+
+impl Threads {
+    /// Starts all of `fleet`.
+    pub(super) fn start(fleet: &Arc<Fleet>, seed: u64) -> io::Result<Self> {
+        let (sender, lost) = mpsc::channel(fleet.threads());
+        let handles = (0..fleet.threads()).map(|index| {
+            let (fleet, sender) = (fleet.clone(), sender.clone());
+            let work = move || {
+                let run = AssertUnwindSafe(|| fleet.run(index, seed ^ index as u64));
+                let failure = match catch_unwind(run) {
+                    Ok(Ok(())) => return,
+                    Ok(Err(error)) => format!("thread {index}: {error}"),
+                    Err(_) => format!("thread {index} panicked"),
+                };
+                // Nobody listens any more when the process is on its way out.
+                let _leaving = sender.blocking_send(failure);
+            };
+            std::thread::Builder::new()
+                .name(format!("data-{index}"))
+                .spawn(work)
+        });
+        Ok(Self {
+            handles: handles.collect::<io::Result<_>>()?,
+            lost,
+        })
+    }
+
+    /// Waits until one is lost, and says why.
+    pub(super) async fn lost(&mut self) -> String {
+        match self.lost.recv().await {
+            Some(reason) => reason,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits until all have ended.
+    pub(super) fn join(&mut self) {
+        for handle in self.handles.drain(..) {
+            // A panic was told by `lost` already.
+            let _panicked = handle.join();
+        }
+    }
+}
+
+/// Random bits that nobody outside can guess: hash tables and draws depend on them.
+pub(super) fn seed() -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    RandomState::new().hash_one(0_u8)
+}
+
+/// How many listening sockets there may be: a quarter of the open files that are allowed.
+pub(super) fn listener_budget() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let files = limit.current.unwrap_or(u64::MAX / 2);
+    usize::try_from(files / 4).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,206 @@
+//! The control thread's knowledge: from configuration to what the data threads run on.
+//!
+//! ```text
+//! source ──▶ Snapshot::apply ──touched──▶ Directory (views) ──changes──▶ leaving ──deadlines──▶ cuts
+//!                                └──────▶ routes ──▶ table, sockets ──▶ listeners
+//! ```
+//!
+//! [`Control::apply`] takes a batch and returns when the data path runs on it. Cost: the rows
+//! touched; a change of endpoints alone touches neither routes nor sockets. Only this thread
+//! writes; the data threads see whole views and whole tables.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use fairlead_config::{
+    name::ServiceName,
+    problem::Problem,
+    snapshot::{Delta, Snapshot, Touched},
+};
+use fairlead_runtime::clock::{Clock, Tick};
+
+use crate::{
+    access_log::{Reason, sink::Sinks},
+    directory::Directory,
+    metrics::Metrics,
+    tcp::Fleet,
+};
+
+mod leaving;
+mod listeners;
+mod routes;
+
+use leaving::Leaving;
+use listeners::Listeners;
+use routes::Routes;
+
+/// Everything that decides what the data threads do.
+#[derive(Debug)]
+pub struct Control {
+    clock: Clock,
+    fleet: Arc<Fleet>,
+    snapshot: Snapshot,
+    directory: Directory,
+    routes: Routes,
+    listeners: Listeners,
+    leaving: Leaving,
+    addresses: BTreeMap<Box<str>, Vec<IpAddr>>,
+}
+
+/// What came of a batch.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Rows that differ now.
+    pub touched: Touched,
+    /// Rows that were refused, and addresses that can't be listened on.
+    pub problems: Vec<Problem>,
+}
+
+// === impl Control ===
+
+impl Control {
+    /// Nothing configured. `fd_budget`: how many listening sockets there may be.
+    pub fn new(fleet: Arc<Fleet>, clock: Clock, sinks: Sinks, seed: u64, fd_budget: usize) -> Self {
+        let metrics: Arc<Metrics> = fleet.metrics.clone();
+        Self {
+            clock,
+            snapshot: Snapshot::default(),
+            directory: Directory::new(),
+            routes: Routes::new(metrics, sinks, seed),
+            listeners: Listeners::new(fleet.clone(), fd_budget),
+            leaving: Leaving::default(),
+            addresses: BTreeMap::new(),
+            fleet,
+        }
+    }
+
+    /// What runs.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// The services, with their views and endpoints.
+    pub fn directory(&mut self) -> &mut Directory {
+        &mut self.directory
+    }
+
+    /// Takes a batch of changes over to the data path.
+    pub fn apply(&mut self, delta: Delta) -> Applied {
+        let (touched, mut problems) = self.snapshot.apply(delta);
+        self.refresh(&touched.services);
+        problems.extend(self.reroute(&touched));
+        let problems = problems;
+        Applied { touched, problems }
+    }
+
+    /// Makes the views of `services` anew, for rows or addresses that changed.
+    pub fn refresh(&mut self, services: &[ServiceName]) {
+        let now = self.clock.now();
+        let addresses = &self.addresses;
+        let resolve = |host: &str| addresses.get(host).cloned().unwrap_or_default();
+        self.directory
+            .apply(&self.snapshot, services, &resolve, now);
+        self.note_changes();
+    }
+
+    /// Tries again to listen where that failed before.
+    pub fn retry_listeners(&mut self) -> Vec<Problem> {
+        if self.listeners.failed() == 0 {
+            return Vec::new();
+        }
+        self.listen()
+    }
+
+    /// When [`Self::advance`] has something to do.
+    pub fn next_deadline(&self) -> Option<Tick> {
+        let deadlines = [self.directory.next_deadline(), self.leaving.next_deadline()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Does what is due by time alone.
+    pub fn advance(&mut self) {
+        let now = self.clock.now();
+        self.directory.advance(now);
+        self.note_changes();
+        for (endpoint, reason) in self.leaving.due(now) {
+            let cancelled = self.fleet.cut(endpoint, reason);
+            self.leaving.began(endpoint, cancelled);
+        }
+    }
+
+    /// Takes over what health says of live sessions.
+    pub fn note_changes(&mut self) {
+        for change in self.directory.take_changes() {
+            if let Some((endpoint, reason)) = self.leaving.note(&change) {
+                let cancelled = self.fleet.cut(endpoint, reason);
+                self.leaving.began(endpoint, cancelled);
+            }
+        }
+    }
+
+    /// Lets go of every listener, each after its queue is empty.
+    pub fn close_listeners(&mut self) {
+        self.fleet.drain();
+        self.listeners.forget();
+    }
+
+    fn reroute(&mut self, touched: &Touched) -> Vec<Problem> {
+        let mut frontends: BTreeSet<_> = touched.frontends.iter().cloned().collect();
+        let mut problems = Vec::new();
+        for name in &touched.services {
+            let service = self.snapshot.services.get(name);
+            let state = self.directory.service(name);
+            match (service, state) {
+                (Some(service), Some(state)) => match self.routes.put_service(service, state) {
+                    Ok(false) => continue,
+                    Ok(true) => {}
+                    Err(problem) => problems.push(problem),
+                },
+                _ => self.routes.remove_service(name),
+            }
+            frontends.extend(self.routes.frontends_of(name));
+        }
+        if frontends.is_empty() {
+            return problems;
+        }
+        let mut moved = false;
+        for name in frontends {
+            let frontend = self.snapshot.frontends.get(&name);
+            let id = self.directory.registry().frontend(&name);
+            moved |= self.routes.put_frontend(&name, frontend, id);
+            if frontend.is_none() {
+                self.directory.registry().remove_frontend(&name);
+            }
+        }
+        if moved {
+            self.fleet.routes.store(Arc::new(self.routes.table()));
+            problems.extend(self.listen());
+        }
+        problems
+    }
+
+    fn listen(&mut self) -> Vec<Problem> {
+        let problems = self.listeners.put(self.routes.bound());
+        let process = &self.fleet.metrics.process;
+        process.frontends_bound.set(self.listeners.count() as i64);
+        process.frontends_failed.set(self.listeners.failed() as i64);
+        problems
+    }
+}
+
+/// What a session is told that ends because its endpoint left.
+fn reason_of(kind: &crate::directory::ChangeKind) -> Option<Reason> {
+    use crate::directory::ChangeKind;
+    match kind {
+        ChangeKind::Removed => Some(Reason::EndpointRemoved),
+        ChangeKind::Draining => Some(Reason::EndpointDrained),
+        ChangeKind::Unhealthy => Some(Reason::EndpointUnhealthy),
+        ChangeKind::Usable => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
