@@ -10,6 +10,7 @@
 //! | [`snapshot`] | the three tables, and deltas that upsert or remove their rows |
 //! | [`rule`] | what single values must keep, whichever source they come from |
 //! | [`yaml`] | the configuration file, read with all its problems, and written |
+//! | [`xds`] | the messages of a control plane, and the tables as such messages and back |
 //! | [`problem`] | what is wrong with a piece of configuration, and where |
 //!
 //! There are two sources of one model: a YAML file ([`yaml`]) and a control plane over xDS. Both
@@ -24,6 +25,7 @@ pub mod problem;
 pub mod rule;
 pub mod service;
 pub mod snapshot;
+pub mod xds;
 pub mod yaml;
 
 #[cfg(test)]

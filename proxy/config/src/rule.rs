@@ -205,6 +205,24 @@ pub fn probe_bytes(bytes: &[u8]) -> Result<Arc<[u8]>, Broken> {
     }
 }
 
+/// [`probe_bytes`] from pairs of hexadecimal digits.
+pub fn hex(text: &str) -> Result<Arc<[u8]>, Broken> {
+    let digit = |byte: u8| {
+        char::from(byte)
+            .to_digit(16)
+            .and_then(|digit| u8::try_from(digit).ok())
+    };
+    let pair = |pair: &[u8]| match pair {
+        [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+        _ => None,
+    };
+    let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(pair).collect();
+    match bytes {
+        Some(bytes) => probe_bytes(&bytes),
+        None => Err("is not made of pairs of hexadecimal digits".to_owned()),
+    }
+}
+
 /// `off`, `stdout`, or a file's path.
 pub fn access_log(text: &str) -> Result<AccessLog, Broken> {
     match text {

@@ -18,6 +18,7 @@ use crate::{problem::Problem, rule, snapshot::Snapshot};
 mod encode;
 mod field;
 mod frontend;
+pub(crate) mod metadata;
 mod policy;
 mod probe;
 mod report;
@@ -138,6 +139,7 @@ fn document(at: At<'_>, report: &mut Report) -> Option<File> {
         at.list(report, |at, report| services.read(at, report))
     });
     frontend::check_overlaps(&services.frontends, report);
+    frontend::check_preambles(&services.frontends, report);
     let Services {
         mut snapshot,
         frontends,

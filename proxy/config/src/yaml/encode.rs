@@ -112,43 +112,53 @@ impl Text {
 
     fn policy(&mut self, policy: &Policy) {
         self.line(4, "policy:");
-        let mut set = |key: &str, value: String| self.line(6, &format!("{key}: {value}"));
-        set("balancer", name_of(&BALANCERS, &policy.balancer));
-        set("affinity", name_of(&AFFINITIES, &policy.affinity));
-        set("affinitySeed", policy.affinity_seed.to_string());
-        set("healthCheck", health_check(policy.health_check.as_ref()));
-        set("spillFactor", write_thousandths(policy.spill_factor));
-        set("minHealthy", policy.min_healthy.to_string());
-        set("noFallback", policy.no_fallback.to_string());
-        set("panicBelow", format!("{}%", policy.panic_below));
-        set("returnAfter", write_duration(policy.return_after));
-        set("slowStart", write_duration(policy.slow_start));
-        let ejected = policy.passive.max_ejected;
-        set("passive", format!("{{ maxEjected: {ejected}% }}"));
-        let hedge = if policy.hedge { "on" } else { "off" };
-        set("hedge", hedge.to_owned());
-        set("timeouts", timeouts(&policy.timeouts));
-        let (k, d) = (&policy.keepalive, &policy.drain);
-        let keepalive = format!(
-            "{{ idle: {}, interval: {}, probes: {} }}",
-            write_duration(k.idle),
-            write_duration(k.interval),
-            k.probes
-        );
-        set("keepalive", keepalive);
-        let drain = format!(
-            "{{ draining: {}, removed: {}, unhealthy: {}, resetsPerSecond: {} }}",
-            write_duration(d.draining),
-            write_duration(d.removed),
-            name_of(&ON_UNHEALTHY, &d.unhealthy),
-            d.resets_per_second
-        );
-        set("drain", drain);
-        set("limits", limits(&policy.limits));
-        let version = name_of(&PROXY_VERSIONS, &policy.proxy_protocol);
-        set("proxyProtocol", version);
-        set("accessLog", access_log(&policy.access_log));
+        for (key, value) in policy_values(policy) {
+            self.line(6, &format!("{key}: {value}"));
+        }
     }
+}
+
+/// Each key of a policy with its value in flow style, in the order of the documentation.
+pub(super) fn policy_values(policy: &Policy) -> Vec<(&'static str, String)> {
+    let hedge = if policy.hedge { "on" } else { "off" };
+    let (k, d) = (&policy.keepalive, &policy.drain);
+    let keepalive = format!(
+        "{{ idle: {}, interval: {}, probes: {} }}",
+        write_duration(k.idle),
+        write_duration(k.interval),
+        k.probes
+    );
+    let drain = format!(
+        "{{ draining: {}, removed: {}, unhealthy: {}, resetsPerSecond: {} }}",
+        write_duration(d.draining),
+        write_duration(d.removed),
+        name_of(&ON_UNHEALTHY, &d.unhealthy),
+        d.resets_per_second
+    );
+    let ejected = policy.passive.max_ejected;
+    vec![
+        ("balancer", name_of(&BALANCERS, &policy.balancer)),
+        ("affinity", name_of(&AFFINITIES, &policy.affinity)),
+        ("affinitySeed", policy.affinity_seed.to_string()),
+        ("healthCheck", health_check(policy.health_check.as_ref())),
+        ("spillFactor", write_thousandths(policy.spill_factor)),
+        ("minHealthy", policy.min_healthy.to_string()),
+        ("noFallback", policy.no_fallback.to_string()),
+        ("panicBelow", format!("{}%", policy.panic_below)),
+        ("returnAfter", write_duration(policy.return_after)),
+        ("slowStart", write_duration(policy.slow_start)),
+        ("passive", format!("{{ maxEjected: {ejected}% }}")),
+        ("hedge", hedge.to_owned()),
+        ("timeouts", timeouts(&policy.timeouts)),
+        ("keepalive", keepalive),
+        ("drain", drain),
+        ("limits", limits(&policy.limits)),
+        (
+            "proxyProtocol",
+            name_of(&PROXY_VERSIONS, &policy.proxy_protocol),
+        ),
+        ("accessLog", access_log(&policy.access_log)),
+    ]
 }
 
 /// Rows are ordered by member first, and no target sorts below 0.0.0.0:0.

@@ -166,6 +166,7 @@ impl<'a> Fields<'a> {
             match known.iter().position(|name| *name == key) {
                 Some(index) if seen & (1 << index) == 0 => seen |= 1 << index,
                 Some(_) => report.add(entry.mark, &path, "stands here twice".to_owned()),
+                None if report.skips_unknown() => {}
                 None if report.is_full() => report.add(entry.mark, &path, String::new()),
                 None => report.add(entry.mark, &path, unknown(key, known)),
             }
@@ -214,6 +215,17 @@ impl<'a> Fields<'a> {
         if let Some(value) = self.optional(key, report, read) {
             *target = value;
         }
+    }
+
+    /// Changes `target` by the value of `key`, if it stands there.
+    pub(super) fn edit<T>(
+        &self,
+        key: &str,
+        target: &mut T,
+        report: &mut Report,
+        read: impl FnOnce(At<'_>, &mut Report, &mut T) -> Option<()>,
+    ) {
+        self.optional(key, report, |at, report| read(at, report, target));
     }
 
     pub(super) fn has(&self, key: &str) -> bool {

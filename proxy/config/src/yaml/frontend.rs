@@ -107,6 +107,33 @@ pub(super) fn check_overlaps(frontends: &[Placed], report: &mut Report) {
     }
 }
 
+/// Reports frontends on one address that differ in PROXY protocol: its header comes before the
+/// server name that would tell them apart. O(n log n).
+pub(super) fn check_preambles(frontends: &[Placed], report: &mut Report) {
+    let mut sorted: Vec<&Placed> = frontends.iter().collect();
+    let address = |placed: &Placed| {
+        let frontend = &placed.frontend;
+        (frontend.protocol, frontend.ip, *frontend.ports.start())
+    };
+    sorted.sort_by_key(|placed| address(placed));
+    let mut furthest: Option<&Placed> = None;
+    for placed in sorted {
+        let (frontend, other) = (&placed.frontend, furthest.map(|placed| &placed.frontend));
+        let same = other.filter(|other| {
+            (other.protocol, other.ip) == (frontend.protocol, frontend.ip)
+                && other.ports.end() >= frontend.ports.start()
+        });
+        if same.is_some_and(|other| other.proxy_protocol != frontend.proxy_protocol) {
+            let message = "differs in proxyProtocol from another frontend on this address; \
+                           the header comes before the server name, so they must agree";
+            report.placed(placed.mark, placed.path.clone(), message.to_owned());
+        }
+        if same.is_none_or(|other| other.ports.end() < frontend.ports.end()) {
+            furthest = Some(placed);
+        }
+    }
+}
+
 /// `IP:PORT` or `IP:FIRST-LAST`.
 pub(super) fn parse_listen_address(text: &str) -> Option<(IpAddr, RangeInclusive<u16>)> {
     let (ip, ports) = text.rsplit_once(':')?;
@@ -165,7 +192,7 @@ fn server_names(at: At<'_>, report: &mut Report) -> Option<Vec<SniPattern>> {
     Some(names)
 }
 
-fn accept_proxy(at: At<'_>, report: &mut Report) -> Option<AcceptProxy> {
+pub(super) fn accept_proxy(at: At<'_>, report: &mut Report) -> Option<AcceptProxy> {
     let fields = Fields::open(at, report, &["accept", "from"])?;
     let versions = fields.optional("accept", report, |at, report| at.choice(report, &ACCEPTED));
     let from = fields.required("from", report, networks)?;

@@ -20,9 +20,14 @@ use crate::{
 };
 
 pub(super) fn policy(at: At<'_>, report: &mut Report) -> Option<Policy> {
-    let fields = Fields::open(at, report, &KEYS)?;
     let mut policy = Policy::default();
-    let p = &mut policy;
+    overlay(at, report, &mut policy)?;
+    Some(policy)
+}
+
+/// Overwrites what stands there and leaves the rest of `p` as it is.
+pub(super) fn overlay(at: At<'_>, report: &mut Report, p: &mut Policy) -> Option<()> {
+    let fields = Fields::open(at, report, &KEYS)?;
     fields.set("balancer", &mut p.balancer, report, |at, report| {
         at.choice(report, &BALANCERS)
     });
@@ -40,12 +45,12 @@ pub(super) fn policy(at: At<'_>, report: &mut Report) -> Option<Policy> {
     fields.set("panicBelow", &mut p.panic_below, report, percent);
     fields.set("returnAfter", &mut p.return_after, report, wait);
     fields.set("slowStart", &mut p.slow_start, report, wait);
-    fields.set("passive", &mut p.passive, report, passive);
+    fields.edit("passive", &mut p.passive, report, passive);
     fields.set("hedge", &mut p.hedge, report, on_off);
-    fields.set("timeouts", &mut p.timeouts, report, timeouts);
-    fields.set("keepalive", &mut p.keepalive, report, keepalive);
-    fields.set("drain", &mut p.drain, report, drain);
-    fields.set("limits", &mut p.limits, report, limits);
+    fields.edit("timeouts", &mut p.timeouts, report, timeouts);
+    fields.edit("keepalive", &mut p.keepalive, report, keepalive);
+    fields.edit("drain", &mut p.drain, report, drain);
+    fields.edit("limits", &mut p.limits, report, limits);
     fields.set(
         "proxyProtocol",
         &mut p.proxy_protocol,
@@ -53,17 +58,16 @@ pub(super) fn policy(at: At<'_>, report: &mut Report) -> Option<Policy> {
         |at, report| at.choice(report, &PROXY_VERSIONS),
     );
     fields.set("accessLog", &mut p.access_log, report, access_log);
-    Some(policy)
+    Some(())
 }
 
-fn passive(at: At<'_>, report: &mut Report) -> Option<Passive> {
+fn passive(at: At<'_>, report: &mut Report, passive: &mut Passive) -> Option<()> {
     let fields = Fields::open(at, report, &["maxEjected"])?;
-    let mut passive = Policy::default().passive;
     fields.set("maxEjected", &mut passive.max_ejected, report, percent);
-    Some(passive)
+    Some(())
 }
 
-fn timeouts(at: At<'_>, report: &mut Report) -> Option<Timeouts> {
+fn timeouts(at: At<'_>, report: &mut Report, t: &mut Timeouts) -> Option<()> {
     let known = [
         "connect",
         "idle",
@@ -73,7 +77,6 @@ fn timeouts(at: At<'_>, report: &mut Report) -> Option<Timeouts> {
         "user",
     ];
     let fields = Fields::open(at, report, &known)?;
-    let mut t = Timeouts::default();
     let (fixed, open) = (duration(rule::TIMEOUT), duration_or_off(rule::TIMEOUT));
     fields.set("connect", &mut t.connect, report, &fixed);
     fields.set("idle", &mut t.idle, report, &open);
@@ -82,12 +85,11 @@ fn timeouts(at: At<'_>, report: &mut Report) -> Option<Timeouts> {
     fields.set("halfClosed", &mut t.half_closed, report, &open);
     let user = duration_or_off(rule::USER_TIMEOUT);
     fields.set("user", &mut t.user, report, user);
-    Some(t)
+    Some(())
 }
 
-fn keepalive(at: At<'_>, report: &mut Report) -> Option<Keepalive> {
+fn keepalive(at: At<'_>, report: &mut Report, keepalive: &mut Keepalive) -> Option<()> {
     let fields = Fields::open(at, report, &["idle", "interval", "probes"])?;
-    let mut keepalive = Policy::default().keepalive;
     let seconds = |at: At<'_>, report: &mut Report| -> Option<Duration> {
         let value = wait(at, report)?;
         at.check(report, rule::keepalive(value))
@@ -100,13 +102,12 @@ fn keepalive(at: At<'_>, report: &mut Report) -> Option<Keepalive> {
     fields.set("interval", &mut keepalive.interval, report, interval);
     let probes = number(rule::KEEPALIVE_PROBES);
     fields.set("probes", &mut keepalive.probes, report, probes);
-    Some(keepalive)
+    Some(())
 }
 
-fn drain(at: At<'_>, report: &mut Report) -> Option<Drain> {
+fn drain(at: At<'_>, report: &mut Report, drain: &mut Drain) -> Option<()> {
     let known = ["draining", "removed", "unhealthy", "resetsPerSecond"];
     let fields = Fields::open(at, report, &known)?;
-    let mut drain = Policy::default().drain;
     fields.set(
         "draining",
         &mut drain.draining,
@@ -124,10 +125,10 @@ fn drain(at: At<'_>, report: &mut Report) -> Option<Drain> {
         report,
         pace,
     );
-    Some(drain)
+    Some(())
 }
 
-fn limits(at: At<'_>, report: &mut Report) -> Option<Limits> {
+fn limits(at: At<'_>, report: &mut Report, l: &mut Limits) -> Option<()> {
     let known = [
         "connections",
         "connectionsPerClient",
@@ -137,7 +138,6 @@ fn limits(at: At<'_>, report: &mut Report) -> Option<Limits> {
         "flows",
     ];
     let fields = Fields::open(at, report, &known)?;
-    let mut l = Limits::default();
     let limit = number_or_off(rule::LIMIT);
     fields.set(known[0], &mut l.connections, report, &limit);
     fields.set(known[1], &mut l.connections_per_client, report, &limit);
@@ -145,7 +145,7 @@ fn limits(at: At<'_>, report: &mut Report) -> Option<Limits> {
     fields.set(known[3], &mut l.new_per_second, report, &limit);
     fields.set(known[4], &mut l.new_per_second_per_client, report, &limit);
     fields.set(known[5], &mut l.flows, report, &limit);
-    Some(l)
+    Some(())
 }
 
 fn access_log(at: At<'_>, report: &mut Report) -> Option<AccessLog> {

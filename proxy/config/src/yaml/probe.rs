@@ -123,29 +123,8 @@ fn bytes(at: At<'_>, report: &mut Report) -> Option<Bytes> {
     }
     let fields = Fields::open(at, report, &["hex"])?;
     fields.required("hex", report, |at, report| {
-        parsed(at, report, "pairs of hexadecimal digits", hex)
+        parsed(at, report, "pairs of hexadecimal digits", rule::hex)
     })
-}
-
-fn hex(text: &str) -> Result<Bytes, Broken> {
-    let pairs: Option<Vec<u8>> = text
-        .as_bytes()
-        .chunks(2)
-        .map(|pair| match pair {
-            [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
-            _ => None,
-        })
-        .collect();
-    match pairs {
-        Some(bytes) => rule::probe_bytes(&bytes),
-        None => Err("is not made of pairs of hexadecimal digits".to_owned()),
-    }
-}
-
-fn digit(byte: u8) -> Option<u8> {
-    char::from(byte)
-        .to_digit(16)
-        .and_then(|digit| u8::try_from(digit).ok())
 }
 
 fn parsed<T>(

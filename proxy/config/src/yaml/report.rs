@@ -8,6 +8,7 @@ use crate::problem::{Place, Problem};
 pub(super) struct Report {
     problems: Vec<Problem>,
     more: usize,
+    skips_unknown: bool,
 }
 
 /// The keys from the root to a value, innermost first. Lives on the stack; only a problem makes it
@@ -32,6 +33,18 @@ pub(super) enum Step<'a> {
 // === impl Report ===
 
 impl Report {
+    /// For input of a peer that may be newer than we are: unknown keys are no problem.
+    pub(super) fn skipping_unknown() -> Self {
+        Self {
+            skips_unknown: true,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn skips_unknown(&self) -> bool {
+        self.skips_unknown
+    }
+
     /// A problem of the document as such.
     pub(super) fn at(&mut self, mark: Mark, message: String) {
         self.add(mark, &Path::ROOT, message);

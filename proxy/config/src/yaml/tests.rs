@@ -274,6 +274,11 @@ fn frontends_that_share_clients_are_refused_and_others_are_not() {
         message,
         "3:60: services[0].frontends[1]: takes tcp/0.0.0.0:85, which services[0].frontends[0] in line 3 takes already"
     );
+    let proxy = |rest: &str| format!("{rest}, proxyProtocol: {{from: [10.0.0.0/8]}}");
+    let differ = two(&proxy(&at("80", "a")), &at("80", "b"));
+    assert!(problem(&differ).contains("differs in proxyProtocol"));
+    let agree = two(&proxy(&at("80", "a")), &proxy(&at("80", "b")));
+    assert!(parse(agree.as_bytes()).is_ok());
     assert!(problem(&two(&at("80", "a, '*.b'"), &at("80", "c, '*.b'"))).contains("for *.b"));
     for good in [
         two(&plain("80-84"), &plain("85")),

@@ -6,6 +6,7 @@
 
 use std::{borrow::Cow, collections::HashMap};
 
+use prost_types::{ListValue, Struct, Value, value};
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Tag};
 
 use super::report::Report;
@@ -84,6 +85,31 @@ impl<'t> Tree<'t> {
         })
     }
 
+    /// The tree of values that came as protobuf; they stand nowhere, so only paths tell them apart.
+    pub(super) fn of_struct(values: &'t Struct) -> Self {
+        let mut nodes = Vec::new();
+        let root = put_struct(&mut nodes, values);
+        Self { nodes, root }
+    }
+
+    /// The tree as protobuf, every scalar as text.
+    pub(super) fn to_value(&self, id: NodeId) -> Value {
+        let kind = match &self.node(id).kind {
+            Kind::Scalar { text, .. } => value::Kind::StringValue(text.as_ref().to_owned()),
+            Kind::List(items) => {
+                let values = items.iter().map(|item| self.to_value(*item)).collect();
+                value::Kind::ListValue(ListValue { values })
+            }
+            Kind::Map(entries) => {
+                let pair =
+                    |entry: &Entry<'_>| (entry.key.as_ref().to_owned(), self.to_value(entry.value));
+                let fields = entries.iter().map(pair).collect();
+                value::Kind::StructValue(Struct { fields })
+            }
+        };
+        Value { kind: Some(kind) }
+    }
+
     pub(super) fn root(&self) -> NodeId {
         self.root
     }
@@ -91,6 +117,43 @@ impl<'t> Tree<'t> {
     pub(super) fn node(&self, id: NodeId) -> &Node<'t> {
         &self.nodes[id.0 as usize]
     }
+}
+
+fn put_struct<'t>(nodes: &mut Vec<Node<'t>>, values: &'t Struct) -> NodeId {
+    let entries = values.fields.iter().map(|(key, value)| Entry {
+        key: Cow::Borrowed(key.as_str()),
+        mark: NOWHERE,
+        value: put_value(nodes, value),
+    });
+    let kind = Kind::Map(entries.collect());
+    put(nodes, kind)
+}
+
+/// Recursion is bounded by the limit that messages are decoded with.
+fn put_value<'t>(nodes: &mut Vec<Node<'t>>, value: &'t Value) -> NodeId {
+    let scalar = |text: Cow<'t, str>, plain| Kind::Scalar { text, plain };
+    let kind = match &value.kind {
+        None | Some(value::Kind::NullValue(_)) => scalar(Cow::Borrowed("null"), true),
+        Some(value::Kind::BoolValue(value)) => scalar(Cow::Owned(value.to_string()), true),
+        Some(value::Kind::NumberValue(value)) => scalar(Cow::Owned(value.to_string()), true),
+        Some(value::Kind::StringValue(text)) => scalar(Cow::Borrowed(text), false),
+        Some(value::Kind::StructValue(values)) => return put_struct(nodes, values),
+        Some(value::Kind::ListValue(list)) => {
+            let items = list.values.iter().map(|value| put_value(nodes, value));
+            Kind::List(items.collect())
+        }
+    };
+    put(nodes, kind)
+}
+
+fn put<'t>(nodes: &mut Vec<Node<'t>>, kind: Kind<'t>) -> NodeId {
+    let id = NodeId(u32::try_from(nodes.len()).expect("a message has fewer values"));
+    nodes.push(Node {
+        mark: NOWHERE,
+        kind,
+        size: 1,
+    });
+    id
 }
 
 // === impl Mark ===
@@ -271,6 +334,8 @@ fn refuse_tag(tag: Option<&Tag>) -> Result<(), String> {
         None => Ok(()),
     }
 }
+
+const NOWHERE: Mark = Mark { line: 0, column: 0 };
 
 /// Our own keys nest 10 deep; the rest is for a problem to be found where it stands.
 pub(super) const DEPTH_MAX: usize = 32;

@@ -1,0 +1,356 @@
+//! Resources into a [`Delta`], with a verdict for each.
+//!
+//! A service is told by two resources, so the decoder keeps what it has of either: a policy waits
+//! for its assignment, an assignment for its policy. A resource that is refused changes nothing, and
+//! what was in force of that name stays. Memory: a policy and the tiers of each service, besides
+//! the endpoints of assignments that wait.
+
+use std::collections::BTreeMap;
+
+use super::{
+    endpoints::{self, Assignment},
+    listeners, policy,
+    proto::{
+        Typed,
+        cluster::{Cluster, ClusterDiscoveryType, DiscoveryType},
+        discovery::Resource,
+        endpoint::ClusterLoadAssignment,
+        listener::Listener,
+        unpack,
+    },
+};
+use crate::{
+    endpoint::Endpoint,
+    name::{FrontendName, ServiceName},
+    policy::Policy,
+    problem::Problem,
+    service::{Service, Tier},
+    snapshot::{Change, Delta},
+    yaml::metadata::Fault,
+};
+
+/// Decodes the resources of one control plane.
+#[derive(Debug, Clone, Default)]
+pub struct Decoder {
+    /// Listener to its frontends, and back.
+    listeners: BTreeMap<String, Vec<FrontendName>>,
+    owners: BTreeMap<FrontendName, String>,
+    clusters: BTreeMap<ServiceName, Told>,
+    /// Assignment to what it said.
+    assignments: BTreeMap<String, Assigned>,
+    /// Assignment to the cluster that uses it.
+    users: BTreeMap<String, ServiceName>,
+}
+
+/// What became of a response.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Decoded {
+    /// The changes of the resources that were accepted.
+    pub delta: Delta,
+    /// The refused ones, each with every fault; `kind` is `cluster`, `endpoints` or `listener`.
+    pub problems: Vec<Problem>,
+}
+
+/// What a Cluster said.
+#[derive(Debug, Clone)]
+struct Told {
+    policy: Policy,
+    explicit_spill: bool,
+    /// The assignment to wait for; `None` when it came with the Cluster.
+    assignment: Option<String>,
+}
+
+/// What an assignment said.
+#[derive(Debug, Clone)]
+struct Assigned {
+    tiers: Vec<Tier>,
+    spill_factor: Option<u32>,
+    /// Until they are handed on.
+    waiting: Option<Vec<Endpoint>>,
+}
+
+// === impl Decoder ===
+
+impl Decoder {
+    /// Decodes updates and removals of one type. An unknown type is a problem of each resource.
+    pub fn decode(
+        &mut self,
+        type_url: &str,
+        resources: &[Resource],
+        removed: &[String],
+    ) -> Decoded {
+        let mut decoded = Decoded::default();
+        let kind = kind_of(type_url);
+        for resource in resources {
+            let changes = &mut decoded.delta.changes;
+            if let Err(faults) = self.take(type_url, resource, changes) {
+                let problem = |(field, message)| {
+                    Problem::resource(kind, resource.name.as_str(), field, message)
+                };
+                decoded.problems.extend(faults.into_iter().map(problem));
+            }
+        }
+        for name in removed {
+            self.remove(type_url, name, &mut decoded.delta.changes);
+        }
+        decoded
+    }
+
+    /// The assignments that the clusters ask for: what a client subscribes to by name.
+    pub fn assignment_names(&self) -> impl Iterator<Item = &str> {
+        self.users.keys().map(String::as_str)
+    }
+
+    /// The services whose assignment has not come yet.
+    pub fn waiting(&self) -> impl Iterator<Item = &ServiceName> {
+        self.clusters.iter().filter_map(|(name, told)| {
+            let assignment = told.assignment.as_ref()?;
+            (!self.assignments.contains_key(assignment)).then_some(name)
+        })
+    }
+
+    fn take(
+        &mut self,
+        type_url: &str,
+        resource: &Resource,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), Vec<Fault>> {
+        let any = resource.resource.as_ref();
+        let any = any.ok_or_else(|| whole("has no content".to_owned()))?;
+        match type_url {
+            Cluster::URL => self.cluster(&unpack(any).map_err(whole)?, resource, changes),
+            ClusterLoadAssignment::URL => {
+                self.assignment(&unpack(any).map_err(whole)?, resource, changes)
+            }
+            Listener::URL => self.listener(&unpack(any).map_err(whole)?, resource, changes),
+            other => Err(whole(format!(
+                "is of type {other:?}, which was not asked for"
+            ))),
+        }
+    }
+
+    fn cluster(
+        &mut self,
+        cluster: &Cluster,
+        resource: &Resource,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), Vec<Fault>> {
+        check_name(&resource.name, &cluster.name)?;
+        let name = ServiceName::parse(&cluster.name).map_err(|broken| whole(broken.to_string()))?;
+        let (policy, explicit_spill) = policy::read(cluster)?;
+        let (assignment, inline) = self.source(cluster, &name)?;
+        self.unlink(&name);
+        if let Some(assignment) = &assignment {
+            self.users.insert(assignment.clone(), name.clone());
+        }
+        let told = Told {
+            policy,
+            explicit_spill,
+            assignment,
+        };
+        self.clusters.insert(name.clone(), told);
+        if let Some(inline) = inline {
+            let assigned = Assigned::from(inline);
+            self.assignments.insert(inline_key(&name), assigned);
+        }
+        self.emit(&name, changes);
+        Ok(())
+    }
+
+    /// Where the endpoints come from: an assignment's name, or the Cluster itself.
+    fn source(
+        &self,
+        cluster: &Cluster,
+        name: &ServiceName,
+    ) -> Result<(Option<String>, Option<Assignment>), Vec<Fault>> {
+        let fault = |message: &str| vec![("type".to_owned(), message.to_owned())];
+        let kind = match &cluster.discovery_type {
+            Some(ClusterDiscoveryType::Type(kind)) => DiscoveryType::try_from(*kind),
+            Some(ClusterDiscoveryType::Custom(_)) => {
+                return Err(fault("custom types are not supported"));
+            }
+            None => Ok(DiscoveryType::Static),
+        };
+        match kind {
+            Ok(DiscoveryType::Eds) => {
+                let config = cluster.eds_cluster_config.as_ref();
+                let given = config.map_or("", |config| config.service_name.as_str());
+                let assignment = if given.is_empty() {
+                    name.as_str()
+                } else {
+                    given
+                };
+                if let Some(user) = self.users.get(assignment).filter(|user| *user != name) {
+                    let message = format!("the endpoints {assignment} are {user}'s already");
+                    return Err(vec![("eds_cluster_config".to_owned(), message)]);
+                }
+                Ok((Some(assignment.to_owned()), None))
+            }
+            Ok(kind @ (DiscoveryType::Static | DiscoveryType::StrictDns)) => {
+                let none = ClusterLoadAssignment::default();
+                let message = cluster.load_assignment.as_ref().unwrap_or(&none);
+                let inline = endpoints::read(message, kind == DiscoveryType::StrictDns);
+                let inline = inline.map_err(|faults| {
+                    let place = |(field, message)| (format!("load_assignment.{field}"), message);
+                    faults.into_iter().map(place).collect::<Vec<_>>()
+                })?;
+                Ok((None, Some(inline)))
+            }
+            Ok(DiscoveryType::LogicalDns | DiscoveryType::OriginalDst) | Err(_) => {
+                Err(fault("is not supported; use EDS, STRICT_DNS or STATIC"))
+            }
+        }
+    }
+
+    fn assignment(
+        &mut self,
+        message: &ClusterLoadAssignment,
+        resource: &Resource,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), Vec<Fault>> {
+        check_name(&resource.name, &message.cluster_name)?;
+        let assigned = Assigned::from(endpoints::read(message, false)?);
+        self.assignments.insert(resource.name.clone(), assigned);
+        if let Some(user) = self.users.get(&resource.name).cloned() {
+            self.emit(&user, changes);
+        }
+        Ok(())
+    }
+
+    fn listener(
+        &mut self,
+        listener: &Listener,
+        resource: &Resource,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), Vec<Fault>> {
+        check_name(&resource.name, &listener.name)?;
+        let frontends = listeners::read(listener)?;
+        let names: Vec<FrontendName> = frontends.iter().map(|it| it.name.clone()).collect();
+        let taken = names.iter().find_map(|name| {
+            let owner = self.owners.get(name)?;
+            (*owner != listener.name).then_some((name, owner))
+        });
+        if let Some((name, owner)) = taken {
+            return Err(whole(format!(
+                "the frontend {name} is listener {owner}'s already"
+            )));
+        }
+        for name in &names {
+            self.owners.insert(name.clone(), listener.name.clone());
+        }
+        let old = self.listeners.insert(listener.name.clone(), names.clone());
+        let gone = old.into_iter().flatten();
+        let gone: Vec<_> = gone.filter(|name| !names.contains(name)).collect();
+        self.drop_frontends(gone, changes);
+        changes.extend(frontends.into_iter().map(Change::Frontend));
+        Ok(())
+    }
+
+    fn remove(&mut self, type_url: &str, name: &str, changes: &mut Vec<Change>) {
+        match type_url {
+            Listener::URL => {
+                let gone = self.listeners.remove(name).unwrap_or_default();
+                self.drop_frontends(gone, changes);
+            }
+            Cluster::URL => {
+                let Ok(name) = ServiceName::parse(name) else {
+                    return;
+                };
+                self.unlink(&name);
+                if self.clusters.remove(&name).is_some() {
+                    changes.push(Change::RemoveService(name));
+                }
+            }
+            // The service goes on without endpoints, as its control plane says.
+            ClusterLoadAssignment::URL if self.assignments.remove(name).is_some() => {
+                if let Some(user) = self.users.get(name).cloned() {
+                    let none = Assigned::from(Assignment::default());
+                    self.assignments.insert(name.to_owned(), none);
+                    self.emit(&user, changes);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn drop_frontends(&mut self, gone: Vec<FrontendName>, changes: &mut Vec<Change>) {
+        for name in gone {
+            self.owners.remove(&name);
+            changes.push(Change::RemoveFrontend(name));
+        }
+    }
+
+    /// Forgets where a service's endpoints came from, unless it is the same place again.
+    fn unlink(&mut self, name: &ServiceName) {
+        let old = self.clusters.get(name).map(|told| told.assignment.clone());
+        match old {
+            Some(Some(assignment)) => {
+                self.users.remove(&assignment);
+            }
+            Some(None) => {
+                self.assignments.remove(&inline_key(name));
+            }
+            None => {}
+        }
+    }
+
+    /// Hands on what is known of a service, once both halves are.
+    fn emit(&mut self, name: &ServiceName, changes: &mut Vec<Change>) {
+        let Some(told) = self.clusters.get(name) else {
+            return;
+        };
+        let key = told.assignment.clone().unwrap_or_else(|| inline_key(name));
+        let Some(assigned) = self.assignments.get_mut(&key) else {
+            return;
+        };
+        let mut policy = told.policy.clone();
+        if let Some(factor) = assigned.spill_factor.filter(|_| !told.explicit_spill) {
+            policy.spill_factor = factor;
+        }
+        let service = Service {
+            name: name.clone(),
+            policy,
+            tiers: assigned.tiers.clone(),
+        };
+        changes.push(Change::Service(Box::new(service)));
+        if let Some(endpoints) = assigned.waiting.take() {
+            changes.push(Change::Endpoints(name.clone(), endpoints));
+        }
+    }
+}
+
+impl From<Assignment> for Assigned {
+    fn from(assignment: Assignment) -> Self {
+        Self {
+            tiers: assignment.tiers,
+            spill_factor: assignment.spill_factor,
+            waiting: Some(assignment.endpoints),
+        }
+    }
+}
+
+/// No assignment's name: those come from messages and can't hold a NUL.
+fn inline_key(name: &ServiceName) -> String {
+    format!("\0{name}")
+}
+
+fn check_name(resource: &str, message: &str) -> Result<(), Vec<Fault>> {
+    if resource == message {
+        Ok(())
+    } else {
+        Err(whole(format!("its content is named {message:?}")))
+    }
+}
+
+fn whole(message: String) -> Vec<Fault> {
+    vec![(String::new(), message)]
+}
+
+fn kind_of(type_url: &str) -> &'static str {
+    match type_url {
+        Cluster::URL => "cluster",
+        ClusterLoadAssignment::URL => "endpoints",
+        Listener::URL => "listener",
+        _ => "resource",
+    }
+}
