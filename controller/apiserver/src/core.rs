@@ -6,9 +6,10 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::auth::authenticate::Authentication;
+use crate::auth::authorize::changes;
 use crate::auth::{Authorizer, User};
 use crate::clock::{Clock, Random};
-use crate::kinds::{Ctx, Lookup, Settings, State};
+use crate::kinds::{Changed, Ctx, Lookup, Settings, State};
 use crate::resource::{Registry, Resource, table_name};
 use crate::store::{Key, Object, Range, Store};
 
@@ -100,6 +101,10 @@ impl Lookup for Core {
         listing
             .map(|listing| values(listing.objects))
             .unwrap_or_default()
+    }
+
+    fn changes(&self, group: &str, resource: &str, since: u64) -> Option<Vec<Changed>> {
+        changes(&self.store, &table_name(group, resource), since)
     }
 
     fn revision(&self, group: &str, resource: &str) -> u64 {

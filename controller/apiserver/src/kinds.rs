@@ -49,12 +49,21 @@ pub struct Settings {
     pub node_ports: (u16, u16),
 }
 
+/// One change: namespace, name, and the object unless it was deleted.
+pub type Changed = (String, String, Option<Value>);
+
 /// Reads of other objects, at the present state of the store.
 pub trait Lookup: Send + Sync {
     fn one(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Value>;
 
     /// All objects of a namespace, or of all namespaces when it is empty.
     fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Value>;
+
+    /// What changed in a resource after a revision, as (namespace, name, present object if there is
+    /// one); `None` when that is no longer known.
+    fn changes(&self, _group: &str, _resource: &str, _since: u64) -> Option<Vec<Changed>> {
+        None
+    }
 
     /// The resourceVersion of the last write to that resource, zero for none: what was compiled
     /// from its objects is current while this stays the same.

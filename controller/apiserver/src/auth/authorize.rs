@@ -3,9 +3,9 @@
 use super::index::{Rbac, Verdict};
 use super::rbac::Action;
 use super::{Attributes, Authorizer, Decision};
-use crate::kinds::Lookup;
+use crate::kinds::{Changed, Lookup};
 use crate::resource::table_name;
-use crate::store::{Key, Range, Store};
+use crate::store::{Key, Range, Scope, Store};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -87,7 +87,34 @@ impl Lookup for RbacObjects {
         objects.iter().map(|object| object.value(b"{")).collect()
     }
 
-    fn revision(&self, group: &str, resource: &str) -> u64 {
-        self.0.table_revision(&table_name(group, resource))
+    fn changes(&self, group: &str, resource: &str, since: u64) -> Option<Vec<Changed>> {
+        changes(&self.0, &table_name(group, resource), since)
+    }
+
+    fn revision(&self, _: &str, resource: &str) -> u64 {
+        // Asked for on every request: the names are ready-made.
+        self.0.table_revision(match resource {
+            "clusterroles" => "clusterroles.rbac.authorization.k8s.io",
+            "roles" => "roles.rbac.authorization.k8s.io",
+            "clusterrolebindings" => "clusterrolebindings.rbac.authorization.k8s.io",
+            _ => "rolebindings.rbac.authorization.k8s.io",
+        })
+    }
+}
+
+/// The changes of one table after a revision, while its history still has them.
+pub(crate) fn changes(store: &Store, table: &Arc<str>, since: u64) -> Option<Vec<Changed>> {
+    let mut watcher = store.watch(table, Scope::All, since).ok()?;
+    let mut changes = Vec::new();
+    loop {
+        let batch = watcher.take().ok()?;
+        if batch.events.is_empty() {
+            return Some(changes);
+        }
+        for event in batch.events {
+            let key = event.object.key();
+            let object = (!event.deleted).then(|| event.object.value(b"{"));
+            changes.push((key.namespace().to_owned(), key.name().to_owned(), object));
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! Who holds which rule: RBAC objects indexed by subject.
 //!
-//! The index is rebuilt, one resource at a time, when the store says that the resource has changed
-//! since: an authorization between changes costs a few hash lookups and the rules of the user's
-//! own bindings. A decision therefore sees each write that was acknowledged before it.
+//! The index takes over what has changed when the store says that something has: an authorization
+//! between changes costs a few hash lookups and the rules of the user's own bindings, a change
+//! costs one object. A decision therefore sees each write that was acknowledged before it.
 
 use super::User;
 use super::rbac::{Action, PolicyRule, RoleRef, SERVICE_ACCOUNT_PREFIX, Subject};
@@ -21,14 +21,21 @@ pub struct Rbac(RwLock<Arc<Index>>);
 #[derive(Debug, Default, Clone)]
 pub struct Index {
     revisions: [u64; 4],
-    cluster_roles: Arc<Roles>,
-    roles: Arc<HashMap<String, Roles>>,
-    cluster_bindings: Arc<Bindings>,
-    bindings: Arc<HashMap<String, Bindings>>,
+    cluster_roles: Roles,
+    roles: HashMap<String, Roles>,
+    cluster_bindings: Bindings,
+    bindings: HashMap<String, Bindings>,
 }
 
 type Roles = HashMap<String, Arc<[PolicyRule]>>;
-type Bindings = HashMap<Subject, Vec<Grant>>;
+
+/// The bindings of one scope.
+#[derive(Debug, Default, Clone)]
+struct Bindings {
+    grants: HashMap<Subject, Vec<Grant>>,
+    /// Whom each binding names, to take it out again.
+    subjects: HashMap<String, Vec<Subject>>,
+}
 
 #[derive(Debug, Clone)]
 struct Grant {
@@ -60,9 +67,8 @@ impl Rbac {
         let mut slot = self.0.write();
         // Read again under the lock: another request may have done the work meanwhile.
         let current = RESOURCES.map(|resource| lookup.revision(GROUP, resource));
-        let mut next = Index::clone(&slot);
-        next.update(current, lookup);
-        *slot = Arc::new(next);
+        // In place, unless a reader still holds the earlier view.
+        Arc::make_mut(&mut slot).update(current, lookup);
         Arc::clone(&slot)
     }
 }
@@ -130,14 +136,14 @@ impl Index {
         } else {
             self.bindings.get(namespace)
         };
-        for (bindings, scope) in [(Some(&*self.cluster_bindings), ""), (scoped, namespace)] {
+        for (bindings, scope) in [(Some(&self.cluster_bindings), ""), (scoped, namespace)] {
             let Some(bindings) = bindings else { continue };
             let groups = user
                 .groups
                 .iter()
                 .map(|group| Subject::Group(group.clone()));
             for subject in std::iter::once(Subject::User(user.name.clone())).chain(groups) {
-                for grant in bindings.get(&subject).into_iter().flatten() {
+                for grant in bindings.grants.get(&subject).into_iter().flatten() {
                     if !visitor(grant, scope, &subject, self.role_rules(&grant.role, scope)) {
                         return;
                     }
@@ -147,59 +153,102 @@ impl Index {
     }
 
     fn update(&mut self, current: [u64; 4], lookup: &dyn Lookup) {
-        let stale = |at: usize| self.revisions[at] != current[at];
-        if stale(0) {
-            let mut roles = Roles::new();
-            for role in lookup.list(GROUP, RESOURCES[0], "") {
-                roles.insert(name(&role), parse(&role));
+        for (at, resource) in RESOURCES.into_iter().enumerate() {
+            let since = self.revisions[at];
+            if since == current[at] {
+                continue;
             }
-            self.cluster_roles = Arc::new(roles);
-        }
-        if stale(1) {
-            let mut roles: HashMap<String, Roles> = HashMap::new();
-            for role in lookup.list(GROUP, RESOURCES[1], "") {
-                roles
-                    .entry(namespace(&role))
-                    .or_default()
-                    .insert(name(&role), parse(&role));
+            let changes = if since == 0 {
+                None
+            } else {
+                lookup.changes(GROUP, resource, since)
+            };
+            if let Some(changes) = changes {
+                for (namespace, name, object) in &changes {
+                    self.apply(at, namespace, name, object.as_ref());
+                }
+            } else {
+                self.clear(at);
+                for object in lookup.list(GROUP, resource, "") {
+                    let meta = &object["metadata"];
+                    let text = |key: &str| meta[key].as_str().unwrap_or_default();
+                    self.apply(at, text("namespace"), text("name"), Some(&object));
+                }
             }
-            self.roles = Arc::new(roles);
-        }
-        if stale(2) {
-            let mut bindings = Bindings::new();
-            for binding in lookup.list(GROUP, RESOURCES[2], "") {
-                insert(&mut bindings, &binding, "");
-            }
-            self.cluster_bindings = Arc::new(bindings);
-        }
-        if stale(3) {
-            let mut bindings: HashMap<String, Bindings> = HashMap::new();
-            for binding in lookup.list(GROUP, RESOURCES[3], "") {
-                let namespace = namespace(&binding);
-                insert(
-                    bindings.entry(namespace.clone()).or_default(),
-                    &binding,
-                    &namespace,
-                );
-            }
-            self.bindings = Arc::new(bindings);
         }
         self.revisions = current;
+    }
+
+    /// Takes over one object of `RESOURCES[at]`, or its absence.
+    fn apply(&mut self, at: usize, namespace: &str, name: &str, object: Option<&Value>) {
+        match at {
+            0 => put_role(&mut self.cluster_roles, name, object),
+            1 => put_role(
+                self.roles.entry(namespace.to_owned()).or_default(),
+                name,
+                object,
+            ),
+            2 => self.cluster_bindings.put("", name, object),
+            _ => self
+                .bindings
+                .entry(namespace.to_owned())
+                .or_default()
+                .put(namespace, name, object),
+        }
+        if object.is_none() {
+            // A namespace that is gone leaves no empty maps behind.
+            self.roles
+                .retain(|own, roles| own != namespace || !roles.is_empty());
+            self.bindings
+                .retain(|own, bindings| own != namespace || !bindings.subjects.is_empty());
+        }
+    }
+
+    fn clear(&mut self, at: usize) {
+        match at {
+            0 => self.cluster_roles.clear(),
+            1 => self.roles.clear(),
+            2 => self.cluster_bindings = Bindings::default(),
+            _ => self.bindings.clear(),
+        }
+    }
+}
+
+// === impl Bindings ===
+
+impl Bindings {
+    fn put(&mut self, namespace: &str, name: &str, binding: Option<&Value>) {
+        for subject in self.subjects.remove(name).unwrap_or_default() {
+            if let Some(grants) = self.grants.get_mut(&subject) {
+                grants.retain(|grant| grant.binding != name);
+                if grants.is_empty() {
+                    self.grants.remove(&subject);
+                }
+            }
+        }
+        let Some(binding) = binding else { return };
+        let Some(role) = RoleRef::parse(binding) else {
+            return;
+        };
+        let subjects = Subject::parse_all(binding, namespace);
+        for subject in &subjects {
+            let grant = Grant {
+                binding: name.to_owned(),
+                role: role.clone(),
+            };
+            self.grants.entry(subject.clone()).or_default().push(grant);
+        }
+        self.subjects.insert(name.to_owned(), subjects);
     }
 }
 
 type Visitor<'a> = dyn FnMut(&Grant, &str, &Subject, Option<&[PolicyRule]>) -> bool + 'a;
 
-fn insert(bindings: &mut Bindings, binding: &Value, namespace: &str) {
-    let Some(role) = RoleRef::parse(binding) else {
-        return;
+fn put_role(roles: &mut Roles, name: &str, role: Option<&Value>) {
+    match role {
+        Some(role) => roles.insert(name.to_owned(), parse(role)),
+        None => roles.remove(name),
     };
-    for subject in Subject::parse_all(binding, namespace) {
-        bindings.entry(subject).or_default().push(Grant {
-            binding: name(binding),
-            role: role.clone(),
-        });
-    }
 }
 
 /// Rules as parsed before for all servers of the process, when they are the bootstrap ones.
@@ -230,20 +279,6 @@ fn describe(grant: &Grant, namespace: &str, subject: &Subject) -> String {
         }
     };
     format!("RBAC: allowed by {kind} {name:?} of {role} to {subject}")
-}
-
-fn name(object: &Value) -> String {
-    object["metadata"]["name"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned()
-}
-
-fn namespace(object: &Value) -> String {
-    object["metadata"]["namespace"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned()
 }
 
 const GROUP: &str = "rbac.authorization.k8s.io";

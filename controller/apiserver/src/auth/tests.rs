@@ -343,6 +343,93 @@ fn escalation_is_measured_atom_by_atom() {
     );
 }
 
+#[test]
+fn an_index_that_followed_changes_equals_one_made_anew() {
+    use crate::store::{Change, Draft, Key, Store, Write};
+    let store = Store::default();
+    let put = |resource: &str, namespace: &str, name: &str, object: Option<Value>| {
+        let table: std::sync::Arc<str> = format!("{resource}.rbac.authorization.k8s.io").into();
+        let key = Key::new(namespace, name);
+        let stored = store.read(&table, &key);
+        let draft = Draft::new(object.as_ref().unwrap_or(&Value::Null), Vec::new());
+        let change = if object.is_some() {
+            Change::Put(draft)
+        } else {
+            Change::Delete(draft)
+        };
+        let write = Write {
+            table,
+            key,
+            expected: stored.map(|stored| stored.revision()),
+            change,
+        };
+        futures::executor::block_on(store.commit(write)).unwrap();
+    };
+    let objects = cluster();
+    let rbac = std::sync::Arc::new(Rbac::default());
+    let following = super::authorize::RbacAuthorizer::new(rbac, store.clone());
+    let agree = |step: &str| {
+        let anew = super::authorize::RbacAuthorizer::new(Default::default(), store.clone());
+        for user in ["bob", "ann", "eve", "system:serviceaccount:blue:robot"] {
+            let user = User::new(user, ["readers"]);
+            for (verb, namespace) in [
+                ("get", "blue"),
+                ("list", "blue"),
+                ("get", "red"),
+                ("get", ""),
+            ] {
+                let attributes = Attributes {
+                    user: &user,
+                    verb,
+                    group: "",
+                    resource: "pods",
+                    subresource: "",
+                    namespace,
+                    name: "x",
+                    path: "",
+                };
+                let (a, b) = (
+                    following.authorize(&attributes),
+                    anew.authorize(&attributes),
+                );
+                assert_eq!(a, b, "{step}: {} {verb} {namespace}", user.name);
+            }
+        }
+    };
+    let mut all = Vec::new();
+    for (resource, list) in &objects.0 {
+        for object in list {
+            let text = |key: &str| {
+                object["metadata"][key]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned()
+            };
+            all.push((*resource, text("namespace"), text("name")));
+            put(
+                resource,
+                &text("namespace"),
+                &text("name"),
+                Some(object.clone()),
+            );
+            agree("created");
+        }
+    }
+    for (resource, namespace, name) in all {
+        if resource.ends_with("bindings") {
+            let moved = json!({
+                "metadata": {"name": name, "namespace": namespace},
+                "roleRef": {"kind": "ClusterRole", "name": "reader"},
+                "subjects": [{"kind": "User", "name": "ann"}],
+            });
+            put(resource, &namespace, &name, Some(moved));
+            agree("changed");
+        }
+        put(resource, &namespace, &name, None);
+        agree("deleted");
+    }
+}
+
 fn some(words: &'static [&'static str]) -> impl Strategy<Value = Vec<String>> {
     prop::collection::vec(prop::sample::select(words).prop_map(str::to_owned), 0..3)
 }
