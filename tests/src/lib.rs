@@ -1,1 +1,11 @@
 //! End-to-end tests, guards and what they share.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`cluster`] | a Kubernetes API server to test against: embedded, or the real one |
+//! | [`real`] | starts the real etcd, kube-apiserver and kube-controller-manager |
+//! | [`wait`] | waits for a value, never for a time |
+
+pub mod cluster;
+pub mod real;
+pub mod wait;

@@ -1,0 +1,246 @@
+//! The real etcd, kube-apiserver and kube-controller-manager, as child processes on loopback.
+//!
+//! They come from the folder that `KUBEBUILDER_ASSETS` names (the convention of controller-runtime);
+//! `tests/kube/build.sh` makes one. Everything they write goes into a temporary folder; they end with
+//! the value that owns them.
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use anyhow::{Context, bail};
+use kube::{Client, Config, config::AuthInfo};
+
+use crate::wait;
+
+/// The three processes.
+pub struct RealServer {
+    children: Vec<Child>,
+    folder: tempfile::TempDir,
+    config: Config,
+    client: Client,
+}
+
+impl RealServer {
+    /// Starts them where `KUBEBUILDER_ASSETS` is set; `None` where it isn't.
+    pub async fn start_from_environment() -> anyhow::Result<Option<Self>> {
+        match std::env::var_os("KUBEBUILDER_ASSETS") {
+            Some(folder) => Ok(Some(Self::start(Path::new(&folder)).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Starts etcd, kube-apiserver and, where the folder has it, kube-controller-manager, and waits
+    /// until they serve.
+    pub async fn start(programs: &Path) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let files = Files::write(folder.path())?;
+        let (etcd_port, peer_port, port) = (free_port()?, free_port()?, free_port()?);
+        let etcd = etcd(programs, folder.path(), (etcd_port, peer_port))?;
+        let config = admin_config(port)?;
+        let client = Client::try_from(config.clone())?;
+        let mut server = Self {
+            children: vec![etcd],
+            folder,
+            config,
+            client,
+        };
+        server
+            .children
+            .push(apiserver(programs, &files, (etcd_port, port))?);
+        server.wait_ready().await?;
+        if programs.join("kube-controller-manager").is_file() {
+            server.children.push(controller_manager(programs, &files)?);
+        }
+        Ok(server)
+    }
+
+    /// The administrator's client.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// A client that impersonates `user` and `groups`.
+    pub fn client_as(&self, user: &str, groups: &[&str]) -> anyhow::Result<Client> {
+        let mut config = self.config.clone();
+        config.auth_info.impersonate = Some(user.to_owned());
+        config.auth_info.impersonate_groups =
+            Some(groups.iter().map(|group| (*group).to_owned()).collect());
+        Ok(Client::try_from(config)?)
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("kubeconfig")
+    }
+
+    async fn wait_ready(&mut self) -> anyhow::Result<()> {
+        let kubeconfig = kubeconfig(&self.config.cluster_url.to_string());
+        fs::write(self.kubeconfig(), kubeconfig)?;
+        let client = self.client.clone();
+        let log = self.folder.path().join("kube-apiserver.log");
+        let children = &mut self.children;
+        wait::until("kube-apiserver to be ready", async || {
+            for child in children.iter_mut() {
+                if let Some(status) = child.try_wait()? {
+                    bail!("a process ended with {status}: {}", tail(&log));
+                }
+            }
+            let request = http::Request::get("/readyz").body(Vec::new())?;
+            Ok(client.request_text(request).await.map(drop))
+        })
+        .await
+    }
+}
+
+impl Drop for RealServer {
+    fn drop(&mut self) {
+        for child in self.children.iter_mut().rev() {
+            // One that has ended already needs no killing.
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+/// Keys and tokens that the processes read.
+struct Files {
+    folder: PathBuf,
+    signing_key: PathBuf,
+    public_key: PathBuf,
+    tokens: PathBuf,
+}
+
+impl Files {
+    fn write(folder: &Path) -> anyhow::Result<Self> {
+        let key = rcgen::KeyPair::generate()?;
+        let files = Self {
+            folder: folder.to_owned(),
+            signing_key: folder.join("signing.key"),
+            public_key: folder.join("signing.pub"),
+            tokens: folder.join("tokens.csv"),
+        };
+        fs::write(&files.signing_key, key.serialize_pem())?;
+        fs::write(&files.public_key, key.public_key_pem())?;
+        fs::write(
+            &files.tokens,
+            format!("{TOKEN},admin,admin,system:masters\n"),
+        )?;
+        Ok(files)
+    }
+}
+
+fn etcd(programs: &Path, folder: &Path, (client, peer): (u16, u16)) -> anyhow::Result<Child> {
+    let client_url = format!("http://127.0.0.1:{client}");
+    let peer_url = format!("http://127.0.0.1:{peer}");
+    let mut command = Command::new(programs.join("etcd"));
+    command
+        .arg(format!("--data-dir={}", folder.join("etcd").display()))
+        .arg(format!("--listen-client-urls={client_url}"))
+        .arg(format!("--advertise-client-urls={client_url}"))
+        .arg(format!("--listen-peer-urls={peer_url}"))
+        .arg(format!("--initial-advertise-peer-urls={peer_url}"))
+        .arg(format!("--initial-cluster=default={peer_url}"))
+        .arg("--unsafe-no-fsync");
+    spawn(command, &folder.join("etcd.log"))
+}
+
+fn apiserver(programs: &Path, files: &Files, (etcd, port): (u16, u16)) -> anyhow::Result<Child> {
+    let mut command = Command::new(programs.join("kube-apiserver"));
+    command
+        .arg(format!("--etcd-servers=http://127.0.0.1:{etcd}"))
+        .arg("--bind-address=127.0.0.1")
+        .arg(format!("--secure-port={port}"))
+        .arg(format!(
+            "--cert-dir={}",
+            files.folder.join("certs").display()
+        ))
+        .arg("--service-cluster-ip-range=10.96.0.0/16")
+        .arg(format!(
+            "--service-account-key-file={}",
+            files.public_key.display()
+        ))
+        .arg(format!(
+            "--service-account-signing-key-file={}",
+            files.signing_key.display()
+        ))
+        .arg("--service-account-issuer=https://kubernetes.default.svc")
+        .arg("--api-audiences=https://kubernetes.default.svc")
+        .arg(format!("--token-auth-file={}", files.tokens.display()))
+        .arg("--authorization-mode=RBAC")
+        .arg("--allow-privileged=true");
+    if !programs.join("kube-controller-manager").is_file() {
+        command.arg("--disable-admission-plugins=ServiceAccount");
+    }
+    spawn(command, &files.folder.join("kube-apiserver.log"))
+}
+
+fn controller_manager(programs: &Path, files: &Files) -> anyhow::Result<Child> {
+    let certificate = files.folder.join("certs/apiserver.crt");
+    let mut command = Command::new(programs.join("kube-controller-manager"));
+    command
+        .arg(format!(
+            "--kubeconfig={}",
+            files.folder.join("kubeconfig").display()
+        ))
+        .arg(format!("--secure-port={}", free_port()?))
+        .arg("--bind-address=127.0.0.1")
+        .arg(format!(
+            "--cert-dir={}",
+            files.folder.join("manager-certs").display()
+        ))
+        .arg(format!("--root-ca-file={}", certificate.display()))
+        .arg(format!(
+            "--service-account-private-key-file={}",
+            files.signing_key.display()
+        ))
+        .arg("--use-service-account-credentials=false")
+        .arg("--leader-elect=false")
+        .arg("--controllers=*,-node-ipam-controller,-node-lifecycle-controller");
+    spawn(command, &files.folder.join("kube-controller-manager.log"))
+}
+
+fn spawn(mut command: Command, log: &Path) -> anyhow::Result<Child> {
+    let file = fs::File::create(log)?;
+    command
+        .stdin(Stdio::null())
+        .stdout(file.try_clone()?)
+        .stderr(file)
+        .spawn()
+        .with_context(|| format!("{command:?}"))
+}
+
+fn admin_config(port: u16) -> anyhow::Result<Config> {
+    let mut config = Config::new(format!("https://127.0.0.1:{port}").parse()?);
+    config.accept_invalid_certs = true;
+    config.auth_info = AuthInfo {
+        token: Some(TOKEN.to_owned().into()),
+        ..AuthInfo::default()
+    };
+    Ok(config)
+}
+
+fn kubeconfig(server: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: admin\n\
+         clusters: [ {{ name: real, cluster: {{ server: \"{server}\", insecure-skip-tls-verify: true }} }} ]\n\
+         users: [ {{ name: admin, user: {{ token: {TOKEN} }} }} ]\n\
+         contexts: [ {{ name: admin, context: {{ cluster: real, user: admin }} }} ]\n"
+    )
+}
+
+fn free_port() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+fn tail(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(5)..].join(" | ")
+}
+
+/// The administrator's bearer token; the server lives on loopback, for one test run.
+const TOKEN: &str = "admin-of-a-test";

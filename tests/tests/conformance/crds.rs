@@ -1,0 +1,341 @@
+//! Custom resources.
+
+use anyhow::{Context, ensure};
+use fairlead_tests::wait;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{
+    Api, ResourceExt,
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
+    core::GroupVersionKind,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    Case, same,
+    support::{causes, object, refused},
+};
+
+pub(crate) async fn a_definition_is_established_and_served(case: Case) -> anyhow::Result<()> {
+    let kind = define(&case, json!({})).await?;
+    let definitions = Api::<CustomResourceDefinition>::all(case.client());
+    let seen = definitions.get(&kind.name).await?;
+    let status = seen.status.context("a status")?;
+    same!(status.stored_versions, Some(vec!["v1".to_owned()]));
+    let (code, resources) = case
+        .raw(http::Request::get(format!("/apis/{}/v1", kind.group)).body(Vec::new())?)
+        .await?;
+    same!(
+        (code, resources["resources"][0]["kind"].as_str()),
+        (200, Some("Ship"))
+    );
+    Ok(())
+}
+
+pub(crate) async fn instances_are_defaulted_pruned_and_validated(case: Case) -> anyhow::Result<()> {
+    let kind = define(&case, json!({})).await?;
+    let api = kind.api(&case, "v1");
+    let spec = json!({ "hull": "steel", "surplus": true, "crew": [ { "name": "ann" } ] });
+    let made = api
+        .create(&PostParams::default(), &kind.ship("v1", "one", &spec))
+        .await?;
+    same!(
+        made.data["spec"],
+        json!({ "hull": "steel", "masts": 3, "crew": [ { "name": "ann", "rank": "mate" } ] })
+    );
+    let wrong = json!({ "hull": "paper", "masts": 99, "crew": [ { "rank": "x" } ] });
+    let result = api
+        .create(&PostParams::default(), &kind.ship("v1", "two", &wrong))
+        .await;
+    let status = refused(result, 422, "Invalid")?;
+    let expected = [
+        // Rules are not checked where the structure is wrong, and that is said.
+        ("FieldValueInvalid", "<nil>"),
+        ("FieldValueInvalid", "spec.masts"),
+        ("FieldValueNotSupported", "spec.hull"),
+        ("FieldValueRequired", "spec.crew[0].name"),
+    ];
+    same!(
+        causes(&status),
+        expected.map(|(reason, field)| (reason.to_owned(), field.to_owned()))
+    );
+    let twice = json!({ "hull": "steel", "crew": [ { "name": "ann" }, { "name": "ann" } ] });
+    let result = api
+        .create(&PostParams::default(), &kind.ship("v1", "two", &twice))
+        .await;
+    let status = refused(result, 422, "Invalid")?;
+    same!(
+        causes(&status),
+        [("FieldValueDuplicate".to_owned(), "spec.crew[1]".to_owned())]
+    );
+    Ok(())
+}
+
+pub(crate) async fn rules_see_the_old_value(case: Case) -> anyhow::Result<()> {
+    let kind = define(&case, json!({})).await?;
+    let api = kind.api(&case, "v1");
+    let spec = json!({ "hull": "steel", "masts": 3 });
+    api.create(&PostParams::default(), &kind.ship("v1", "one", &spec))
+        .await?;
+    let fewer = json!({ "spec": { "masts": 2 } });
+    let result = api
+        .patch("one", &PatchParams::default(), &Patch::Merge(&fewer))
+        .await;
+    let status = refused(result, 422, "Invalid")?;
+    same!(
+        causes(&status),
+        [("FieldValueInvalid".to_owned(), "spec.masts".to_owned())]
+    );
+    ensure!(
+        status.message.contains("masts only grow"),
+        "{}",
+        status.message
+    );
+    let many = json!({ "spec": { "hull": "wood", "masts": 6 } });
+    let result = api
+        .patch("one", &PatchParams::default(), &Patch::Merge(&many))
+        .await;
+    let status = refused(result, 422, "Invalid")?;
+    same!(
+        causes(&status),
+        [("FieldValueInvalid".to_owned(), "spec".to_owned())]
+    );
+    Ok(())
+}
+
+pub(crate) async fn both_versions_serve_the_same_object(case: Case) -> anyhow::Result<()> {
+    let kind = define(&case, json!({})).await?;
+    let spec = json!({ "hull": "steel" });
+    let ship = kind.ship("v1", "one", &spec);
+    kind.api(&case, "v1")
+        .create(&PostParams::default(), &ship)
+        .await?;
+    let seen = kind.api(&case, "v1beta1").get("one").await?;
+    same!(seen.data["spec"]["hull"], json!("steel"));
+    let version = seen.types.context("types")?.api_version;
+    same!(version, format!("{}/v1beta1", kind.group));
+    Ok(())
+}
+
+pub(crate) async fn printer_columns_show_in_tables(case: Case) -> anyhow::Result<()> {
+    let kind = define(&case, json!({})).await?;
+    let spec = json!({ "hull": "steel" });
+    let ship = kind.ship("v1", "one", &spec);
+    kind.api(&case, "v1")
+        .create(&PostParams::default(), &ship)
+        .await?;
+    let uri = format!(
+        "/apis/{}/v1/namespaces/{}/ships",
+        kind.group, case.namespace
+    );
+    let request = http::Request::get(uri)
+        .header("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
+        .body(Vec::new())?;
+    let (_, table) = case.raw(request).await?;
+    let columns: Vec<_> = table["columnDefinitions"]
+        .as_array()
+        .context("columns")?
+        .iter()
+        .filter_map(|column| column["name"].as_str())
+        .collect();
+    same!(columns, ["Name", "Hull", "Masts"]);
+    same!(table["rows"][0]["cells"], json!(["one", "steel", 3]));
+    Ok(())
+}
+
+pub(crate) async fn the_status_of_an_instance_is_a_subresource(case: Case) -> anyhow::Result<()> {
+    let kind = define(&case, json!({})).await?;
+    let api = kind.api(&case, "v1");
+    let mut ship = kind.ship("v1", "one", &json!({ "hull": "steel" }));
+    ship.data["status"] = json!({ "afloat": true });
+    let made = api.create(&PostParams::default(), &ship).await?;
+    ensure!(
+        made.data.get("status").is_none_or(Value::is_null),
+        "{:?}",
+        made.data
+    );
+    same!(made.metadata.generation, Some(1));
+    let patch = json!({ "spec": { "masts": 9 }, "status": { "afloat": true } });
+    let seen = api
+        .patch_status("one", &PatchParams::default(), &Patch::Merge(&patch))
+        .await?;
+    same!(seen.data["status"], json!({ "afloat": true }));
+    same!(seen.data["spec"]["masts"], json!(3));
+    same!(seen.metadata.generation, Some(1));
+    Ok(())
+}
+
+pub(crate) async fn deleting_a_definition_deletes_its_instances(case: Case) -> anyhow::Result<()> {
+    let kind = define(&case, json!({})).await?;
+    let api = kind.api(&case, "v1");
+    api.create(
+        &PostParams::default(),
+        &kind.ship("v1", "one", &json!({ "hull": "steel" })),
+    )
+    .await?;
+    let definitions = Api::<CustomResourceDefinition>::all(case.client());
+    definitions
+        .delete(&kind.name, &DeleteParams::default())
+        .await?;
+    wait::until("the definition to go", async || {
+        Ok(match definitions.get_opt(&kind.name).await? {
+            None => Ok(()),
+            Some(left) => Err(left.metadata.finalizers),
+        })
+    })
+    .await?;
+    let again = define_named(&case, &kind, json!({})).await?;
+    same!(
+        again
+            .api(&case, "v1")
+            .get_opt("one")
+            .await?
+            .map(|left| left.name_any()),
+        None
+    );
+    Ok(())
+}
+
+pub(crate) async fn a_definition_without_structure_is_refused(case: Case) -> anyhow::Result<()> {
+    let kind = Kind::new(&case);
+    let mut wrong = kind.definition(&json!({}));
+    wrong["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+        ["loose"] = json!({ "description": "no type" });
+    let definition: CustomResourceDefinition = object(wrong)?;
+    let api = Api::<CustomResourceDefinition>::all(case.client());
+    let status = refused(
+        api.create(&PostParams::default(), &definition).await,
+        422,
+        "Invalid",
+    )?;
+    let field = "spec.versions[0].schema.openAPIV3Schema.properties[spec].properties[loose].type";
+    same!(
+        causes(&status),
+        [("FieldValueRequired".to_owned(), field.to_owned())]
+    );
+    Ok(())
+}
+
+/// A custom kind of one case.
+struct Kind {
+    name: String,
+    group: String,
+}
+
+impl Kind {
+    fn new(case: &Case) -> Self {
+        let group = format!("{}.example.com", case.unique("g"));
+        Self {
+            name: format!("ships.{group}"),
+            group,
+        }
+    }
+
+    fn api(&self, case: &Case, version: &str) -> Api<DynamicObject> {
+        let kind = GroupVersionKind::gvk(&self.group, version, "Ship");
+        let resource = ApiResource::from_gvk_with_plural(&kind, "ships");
+        Api::namespaced_with(case.client(), &case.namespace, &resource)
+    }
+
+    fn ship(&self, version: &str, name: &str, spec: &Value) -> DynamicObject {
+        let kind = GroupVersionKind::gvk(&self.group, version, "Ship");
+        let resource = ApiResource::from_gvk_with_plural(&kind, "ships");
+        DynamicObject::new(name, &resource).data(json!({ "spec": spec }))
+    }
+
+    fn definition(&self, extra: &Value) -> Value {
+        let mut schema = json!({
+            "type": "object",
+            "properties": {
+                "spec": {
+                    "type": "object",
+                    "required": ["hull"],
+                    "properties": {
+                        "hull": { "type": "string", "enum": ["wood", "steel"] },
+                        "masts": {
+                            "type": "integer", "minimum": 1, "maximum": 9, "default": 3,
+                            "x-kubernetes-validations": [
+                                { "rule": "self >= oldSelf", "message": "masts only grow" },
+                            ],
+                        },
+                        "crew": {
+                            "type": "array", "maxItems": 8,
+                            "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
+                            "items": {
+                                "type": "object",
+                                "required": ["name"],
+                                "properties": {
+                                    "name": { "type": "string", "maxLength": 16 },
+                                    "rank": { "type": "string", "default": "mate" },
+                                },
+                            },
+                        },
+                    },
+                    "x-kubernetes-validations": [
+                        { "rule": "self.hull != 'wood' || self.masts < 6", "message": "too heavy" },
+                    ],
+                },
+                "status": {
+                    "type": "object",
+                    "properties": { "afloat": { "type": "boolean" } },
+                },
+            },
+        });
+        if let (Some(schema), Some(extra)) = (schema.as_object_mut(), extra.as_object()) {
+            schema.extend(extra.clone());
+        }
+        let version = |name: &str, storage: bool| {
+            json!({
+                "name": name, "served": true, "storage": storage,
+                "subresources": { "status": {} },
+                "schema": { "openAPIV3Schema": schema },
+                "additionalPrinterColumns": [
+                    { "name": "Hull", "type": "string", "jsonPath": ".spec.hull" },
+                    { "name": "Masts", "type": "integer", "jsonPath": ".spec.masts" },
+                ],
+            })
+        };
+        json!({
+            "metadata": { "name": self.name },
+            "spec": {
+                "group": self.group, "scope": "Namespaced",
+                "names": { "plural": "ships", "singular": "ship", "kind": "Ship", "listKind": "ShipList" },
+                "versions": [version("v1", true), version("v1beta1", false)],
+            },
+        })
+    }
+}
+
+async fn define(case: &Case, extra: Value) -> anyhow::Result<Kind> {
+    define_named(case, &Kind::new(case), extra).await
+}
+
+async fn define_named(case: &Case, kind: &Kind, extra: Value) -> anyhow::Result<Kind> {
+    let api = Api::<CustomResourceDefinition>::all(case.client());
+    let definition = object(kind.definition(&extra))?;
+    api.create(&PostParams::default(), &definition).await?;
+    wait::until("the definition to be established", async || {
+        let seen = api.get(&kind.name).await?;
+        let conditions = seen
+            .status
+            .and_then(|status| status.conditions)
+            .unwrap_or_default();
+        let established = conditions
+            .iter()
+            .any(|condition| condition.type_ == "Established" && condition.status == "True");
+        Ok(if established { Ok(()) } else { Err(conditions) })
+    })
+    .await?;
+    let uri = format!(
+        "/apis/{}/v1/namespaces/{}/ships",
+        kind.group, case.namespace
+    );
+    wait::until("the kind to be served", async || {
+        let (code, _) = case.raw(http::Request::get(&uri).body(Vec::new())?).await?;
+        Ok(if code == 200 { Ok(()) } else { Err(code) })
+    })
+    .await?;
+    Ok(Kind {
+        name: kind.name.clone(),
+        group: kind.group.clone(),
+    })
+}
