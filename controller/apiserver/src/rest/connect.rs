@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::Response;
 use serde_json::Value;
 
@@ -16,6 +15,11 @@ impl Request<'_> {
     /// Answers a question, or creates what has no object of its own.
     pub(super) async fn connect(&self, body: &[u8]) -> Result<Response<Body>, ApiError> {
         let (body, warnings) = self.decode(body)?;
+        match self.place.subresource.as_str() {
+            "binding" => return self.bind(&body).await,
+            "eviction" => return self.evict(&body).await,
+            _ => {}
+        }
         let ctx = self.ctx(self.query.dry_run("CreateOptions")?);
         let reviewer = Reviewer {
             ctx: &ctx,
@@ -30,14 +34,6 @@ impl Request<'_> {
         let mut response = respond(201, self.accept.syntax, &answer);
         warn(&mut response, &warnings);
         Ok(response)
-    }
-
-    pub(super) async fn update_scale(&self, _body: &Bytes) -> Result<Response<Body>, ApiError> {
-        Err(ApiError::method_not_allowed())
-    }
-
-    pub(super) fn print_scale(&self, _object: &Object) -> Result<Response<Body>, ApiError> {
-        Err(ApiError::method_not_allowed())
     }
 
     /// After an object was stored: CRDs change what is served.

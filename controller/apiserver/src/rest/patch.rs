@@ -20,6 +20,9 @@ const CUSTOM_PATCH_TYPES: &[&str] = &[
 
 impl Request<'_> {
     pub(super) async fn patch(&self, body: Bytes) -> Result<Response<Body>, ApiError> {
+        if self.is_scale() {
+            return self.patch_scale(&body).await;
+        }
         let dry_run = self.query.dry_run("PatchOptions")?;
         let kind = ContentType::of_patch(self.headers)?;
         if kind == ContentType::StrategicMergePatch && self.resource.custom.is_some() {

@@ -31,11 +31,7 @@ pub(super) struct Edited {
 
 impl Request<'_> {
     pub(super) async fn update(&self, body: Bytes) -> Result<Response<Body>, ApiError> {
-        if self
-            .resource
-            .subresource(&self.place.subresource)
-            .is_some_and(|s| s.kind == "Scale")
-        {
+        if self.is_scale() {
             return self.update_scale(&body).await;
         }
         let dry_run = self.query.dry_run("UpdateOptions")?;
@@ -218,7 +214,7 @@ impl Request<'_> {
         let ctx = self.ctx(dry_run);
         let strategy = self.strategy();
         strategy.prepare_update(&mut new, old, &ctx)?;
-        if self.place.subresource.is_empty() {
+        if matches!(self.place.subresource.as_str(), "" | "scale") {
             self.next_generation(&mut new, old);
         }
         let mut causes = meta::validate_update(&new, old);

@@ -1,0 +1,189 @@
+//! Subresources with a kind of their own: scale, eviction, binding.
+
+use fairlead_apiserver::ApiServer;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::{Api, EvictParams, Patch, PatchParams, PostParams};
+use kube::{Client, Error};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+async fn server() -> ApiServer {
+    ApiServer::builder()
+        .build()
+        .await
+        .expect("a server without a data folder starts")
+}
+
+fn of<T: DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).expect("the value has the form of the kind")
+}
+
+async fn create<T>(api: &Api<T>, value: Value) -> T
+where
+    T: Clone + std::fmt::Debug + DeserializeOwned + serde::Serialize,
+{
+    api.create(&PostParams::default(), &of(value))
+        .await
+        .expect("the object is created")
+}
+
+fn status(error: Error) -> (u16, String) {
+    match error {
+        Error::Api(status) => (status.code, status.message.clone()),
+        other => panic!("not an answer of the server: {other}"),
+    }
+}
+
+async fn deployment(client: Client) -> Api<Deployment> {
+    let api: Api<Deployment> = Api::namespaced(client, "default");
+    create(
+        &api,
+        json!({
+            "metadata": {"name": "web"},
+            "spec": {
+                "replicas": 2, "selector": {"matchLabels": {"app": "web", "a": "b"}},
+                "template": {
+                    "metadata": {"labels": {"app": "web", "a": "b"}},
+                    "spec": {"containers": [{"name": "a", "image": "x"}]},
+                },
+            },
+        }),
+    )
+    .await;
+    api
+}
+
+#[tokio::test]
+async fn a_workload_is_scaled_through_its_scale() {
+    let server = server().await;
+    let api = deployment(server.client()).await;
+    let mut scale = api.get_scale("web").await.unwrap();
+    assert_eq!(scale.spec.as_ref().unwrap().replicas, Some(2));
+    assert_eq!(
+        scale.status.as_ref().unwrap().selector.as_deref(),
+        Some("a=b,app=web")
+    );
+    scale.spec.as_mut().unwrap().replicas = Some(3);
+    let scale = api
+        .replace_scale("web", &PostParams::default(), &scale)
+        .await
+        .unwrap();
+    assert_eq!(scale.spec.unwrap().replicas, Some(3));
+    let five = json!({"spec": {"replicas": 5}});
+    api.patch_scale("web", &PatchParams::default(), &Patch::Merge(&five))
+        .await
+        .unwrap();
+    let web = api.get("web").await.unwrap();
+    assert_eq!(web.spec.replicas, Some(5));
+    assert_eq!(web.metadata.generation, Some(3));
+    let below = json!({"spec": {"replicas": -1}});
+    let error = api
+        .patch_scale("web", &PatchParams::default(), &Patch::Merge(&below))
+        .await;
+    assert_eq!(status(error.unwrap_err()).0, 422);
+}
+
+#[tokio::test]
+async fn an_old_scale_is_refused() {
+    let server = server().await;
+    let api = deployment(server.client()).await;
+    let old = api.get_scale("web").await.unwrap();
+    let label = json!({"metadata": {"labels": {"x": "y"}}});
+    api.patch("web", &PatchParams::default(), &Patch::Merge(&label))
+        .await
+        .unwrap();
+    let error = api
+        .replace_scale("web", &PostParams::default(), &old)
+        .await
+        .unwrap_err();
+    assert_eq!(status(error).0, 409);
+}
+
+async fn running_pods(client: &Client, names: &[&str]) -> Api<Pod> {
+    let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> =
+        Api::namespaced(client.clone(), "default");
+    let there = |object: Option<&k8s_openapi::api::core::v1::ServiceAccount>| object.is_some();
+    kube::runtime::wait::await_condition(accounts, "default", there)
+        .await
+        .unwrap();
+    let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
+    for name in names {
+        create(
+            &pods,
+            json!({
+                "metadata": {"name": name, "labels": {"app": "web"}},
+                "spec": {"containers": [{"name": "a", "image": "x"}]},
+            }),
+        )
+        .await;
+        let ready = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+        pods.patch_status(name, &PatchParams::default(), &Patch::Merge(&ready))
+            .await
+            .unwrap();
+    }
+    pods
+}
+
+#[tokio::test]
+async fn an_eviction_keeps_to_the_disruption_budget() {
+    let server = server().await;
+    let client = server.client();
+    let pods = running_pods(&client, &["a", "b", "c"]).await;
+    let budgets: Api<PodDisruptionBudget> = Api::namespaced(client, "default");
+    create(
+        &budgets,
+        json!({
+            "metadata": {"name": "web"},
+            "spec": {"minAvailable": 2, "selector": {"matchLabels": {"app": "web"}}},
+        }),
+    )
+    .await;
+    let (code, text) = status(pods.evict("a", &EvictParams::default()).await.unwrap_err());
+    assert_eq!(code, 429);
+    assert_eq!(
+        text,
+        "Cannot evict pod as it would violate the pod's disruption budget."
+    );
+    let seen = json!({"status": {
+        "observedGeneration": 1, "disruptionsAllowed": 1, "currentHealthy": 3, "desiredHealthy": 2,
+        "expectedPods": 3,
+    }});
+    budgets
+        .patch_status("web", &PatchParams::default(), &Patch::Merge(&seen))
+        .await
+        .unwrap();
+    pods.evict("a", &EvictParams::default()).await.unwrap();
+    assert_eq!(status(pods.get("a").await.unwrap_err()).0, 404);
+    let now = budgets.get("web").await.unwrap().status.unwrap();
+    assert_eq!(now.disruptions_allowed, Some(0));
+    assert!(now.disrupted_pods.unwrap().contains_key("a"));
+    assert_eq!(
+        status(pods.evict("b", &EvictParams::default()).await.unwrap_err()).0,
+        429
+    );
+    let ended = json!({"status": {"phase": "Succeeded"}});
+    pods.patch_status("c", &PatchParams::default(), &Patch::Merge(&ended))
+        .await
+        .unwrap();
+    pods.evict("c", &EvictParams::default())
+        .await
+        .expect("a pod that has ended is in no budget");
+}
+
+#[tokio::test]
+async fn a_pod_is_bound_once() {
+    let server = server().await;
+    let client = server.client();
+    let pods = running_pods(&client, &["a"]).await;
+    let bind = async |node: &str| {
+        let body = json!({"metadata": {"name": "a"}, "target": {"kind": "Node", "name": node}});
+        pods.create_subresource::<Value, Value>("binding", "a", &PostParams::default(), &body)
+            .await
+    };
+    bind("one").await.unwrap();
+    let pod = pods.get("a").await.unwrap();
+    assert_eq!(pod.spec.unwrap().node_name.as_deref(), Some("one"));
+    assert_eq!(status(bind("two").await.unwrap_err()).0, 409);
+}
