@@ -80,13 +80,22 @@ pub(crate) fn answer(
                 &resource_list(group, version, &resources),
             ))
         }
-        Target::Other(path) => other(path, head),
+        Target::Other(path) => other(core, path, head),
         Target::Resource(_) => Err(ApiError::unknown_path()),
     }
 }
 
-fn other(path: &str, head: &Parts) -> Result<Response<Body>, ApiError> {
+fn other(core: &Core, path: &str, head: &Parts) -> Result<Response<Body>, ApiError> {
     match path {
+        "/.well-known/openid-configuration" => {
+            let document = core.authentication.openid_configuration();
+            Ok(respond(200, Syntax::Json, &document))
+        }
+        "/openid/v1/jwks" => Ok(respond(
+            200,
+            Syntax::Json,
+            &core.authentication.key().key_set(),
+        )),
         "/version" => Ok(respond(200, syntax(head)?, &version())),
         "/" => Ok(respond(
             200,

@@ -82,6 +82,18 @@ impl Authentication {
         &self.issuer
     }
 
+    /// What `/.well-known/openid-configuration` serves to those who check tokens themselves.
+    pub fn openid_configuration(&self) -> Value {
+        let issuer = &self.issuer;
+        serde_json::json!({
+            "issuer": issuer,
+            "jwks_uri": format!("{issuer}/openid/v1/jwks"),
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": ["ES256"],
+        })
+    }
+
     pub fn audiences(&self) -> &[String] {
         &self.audiences
     }
