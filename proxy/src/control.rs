@@ -125,19 +125,16 @@ impl Control {
         let now = self.clock.now();
         self.directory.advance(now);
         self.note_changes();
-        for (endpoint, reason) in self.leaving.due(now) {
-            let cancelled = self.fleet.cut(endpoint, reason);
-            self.leaving.began(endpoint, cancelled);
-        }
     }
 
     /// Takes over what health says of live sessions.
     pub fn note_changes(&mut self) {
         for change in self.directory.take_changes() {
-            if let Some((endpoint, reason)) = self.leaving.note(&change) {
-                let cancelled = self.fleet.cut(endpoint, reason);
-                self.leaving.began(endpoint, cancelled);
-            }
+            self.leaving.note(&change);
+        }
+        for (endpoint, reason) in self.leaving.due(self.clock.now()) {
+            let cancelled = self.fleet.cut(endpoint, reason);
+            self.leaving.began(endpoint, cancelled);
         }
     }
 

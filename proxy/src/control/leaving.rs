@@ -7,9 +7,10 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use fairlead_config::policy::OnUnhealthy;
@@ -19,7 +20,7 @@ use super::reason_of;
 use crate::{
     access_log::Reason,
     directory::{Change, ChangeKind},
-    registry::EndpointId,
+    registry::{EndpointId, EndpointState, Flags},
 };
 
 /// The endpoints that leave.
@@ -30,6 +31,8 @@ pub(super) struct Leaving {
 
 #[derive(Debug)]
 struct Departure {
+    /// Weak, so that its number is free once its last session has ended.
+    endpoint: Weak<EndpointState>,
     kind: ChangeKind,
     deadline: Tick,
     /// Raised to stop resets under way.
@@ -39,21 +42,18 @@ struct Departure {
 // === impl Leaving ===
 
 impl Leaving {
-    /// Takes note of a change; the answer is what to cut at once.
-    pub(super) fn note(&mut self, change: &Change) -> Option<(EndpointId, Reason)> {
+    /// Takes note of a change; [`Self::due`] says what follows.
+    pub(super) fn note(&mut self, change: &Change) {
         let id = change.endpoint.id;
         let drain = &change.service.policy.drain;
         let delay = match change.kind {
             ChangeKind::Usable => {
-                self.cancel(id);
-                return None;
+                return self.cancel(id);
             }
             ChangeKind::Removed => drain.removed,
             ChangeKind::Draining => drain.draining,
-            ChangeKind::Unhealthy if drain.unhealthy == OnUnhealthy::Reset => {
-                return Some((id, Reason::EndpointUnhealthy));
-            }
-            ChangeKind::Unhealthy => return None,
+            ChangeKind::Unhealthy if drain.unhealthy == OnUnhealthy::Reset => Duration::ZERO,
+            ChangeKind::Unhealthy => return,
         };
         let deadline = change.at + delay;
         match self.endpoints.get(&id) {
@@ -62,6 +62,7 @@ impl Leaving {
             _ => {
                 self.cancel(id);
                 let departure = Departure {
+                    endpoint: Arc::downgrade(&change.endpoint),
                     kind: change.kind.clone(),
                     deadline,
                     cancelled: None,
@@ -69,11 +70,15 @@ impl Leaving {
                 self.endpoints.insert(id, departure);
             }
         }
-        None
     }
 
-    /// Whose deadline has come.
+    /// Whose deadline has come. Those that are gone, or back, are forgotten.
     pub(super) fn due(&mut self, now: Tick) -> Vec<(EndpointId, Reason)> {
+        self.endpoints.retain(|_, departure| {
+            departure.endpoint.upgrade().is_some_and(|endpoint| {
+                departure.kind != ChangeKind::Removed || endpoint.flags().has(Flags::REMOVED)
+            })
+        });
         let due = self
             .endpoints
             .iter()
@@ -84,12 +89,9 @@ impl Leaving {
 
     /// Its sessions are being reset, until `cancelled` is raised.
     pub(super) fn began(&mut self, id: EndpointId, cancelled: Arc<AtomicBool>) {
-        let departure = self.endpoints.entry(id).or_insert(Departure {
-            kind: ChangeKind::Unhealthy,
-            deadline: Tick::ZERO,
-            cancelled: None,
-        });
-        departure.cancelled = Some(cancelled);
+        if let Some(departure) = self.endpoints.get_mut(&id) {
+            departure.cancelled = Some(cancelled);
+        }
     }
 
     /// When [`Self::due`] has something.
@@ -97,13 +99,6 @@ impl Leaving {
         let waiting = self.endpoints.values();
         let waiting = waiting.filter(|departure| departure.cancelled.is_none());
         waiting.map(|departure| departure.deadline).min()
-    }
-
-    /// Forgets endpoints whose numbers are given to others.
-    pub(super) fn forget(&mut self, ids: &[EndpointId]) {
-        for id in ids {
-            self.endpoints.remove(id);
-        }
     }
 
     fn cancel(&mut self, id: EndpointId) {

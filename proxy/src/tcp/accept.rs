@@ -121,7 +121,7 @@ impl Worker {
     fn hand_or_take(&mut self, handed: Handed) {
         let mut handed = handed;
         if self.may_hand_over() {
-            let load = self.gauge.load_with_one_more(self.now);
+            let load = self.gauge.load(self.now) + 1;
             if let Some(other) = self.fleet.loads.relief(self.index, load) {
                 let mailbox = &self.fleet.mailboxes[other];
                 self.fleet.in_transit.fetch_add(1, Relaxed);
@@ -131,9 +131,11 @@ impl Worker {
                     Err(_) => unreachable!("what was offered comes back"),
                 }
                 self.fleet.in_transit.fetch_sub(1, Relaxed);
+                self.fleet.loads.arrived(other);
                 self.thread().handoffs.inc(Handoff::QueueFull);
             }
-            self.fleet.loads.publish(self.index, load);
+            self.take(handed);
+            return self.publish_load();
         }
         self.take(handed);
     }

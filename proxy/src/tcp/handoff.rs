@@ -23,7 +23,11 @@ pub(crate) struct Loads(Box<[Load]>);
 /// On a cache line of its own: each thread writes its own at every connection.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Load(AtomicU32);
+struct Load {
+    own: AtomicU32,
+    /// Connections passed to it that it hasn't taken yet.
+    coming: AtomicU32,
+}
 
 /// How one thread computes its load.
 #[derive(Debug)]
@@ -49,20 +53,28 @@ impl Loads {
 
     /// States the load of thread `index`.
     pub(crate) fn publish(&self, index: usize, load: u32) {
-        self.0[index].0.store(load, Relaxed);
+        self.0[index].own.store(load, Relaxed);
     }
 
     /// The thread that should take a connection instead of thread `index` with its `load`.
-    /// The answer's load is raised at once, so that others don't pour into it as well.
+    /// It counts as coming there at once, so that others don't pour into it as well.
     pub(crate) fn relief(&self, index: usize, load: u32) -> Option<usize> {
-        let loads = self.0.iter().map(|load| load.0.load(Relaxed)).enumerate();
+        let loads = self.0.iter().enumerate().map(|(index, load)| {
+            let all = load.own.load(Relaxed) + load.coming.load(Relaxed);
+            (index, all)
+        });
         let others = loads.filter(|(other, _)| *other != index);
         let (least, least_load) = others.min_by_key(|(_, load)| *load)?;
         if load <= least_load + SLACK {
             return None;
         }
-        self.0[least].0.fetch_add(1, Relaxed);
+        self.0[least].coming.fetch_add(1, Relaxed);
         Some(least)
+    }
+
+    /// A connection passed to thread `index` was taken there, or came back.
+    pub(crate) fn arrived(&self, index: usize) {
+        self.0[index].coming.fetch_sub(1, Relaxed);
     }
 }
 
@@ -90,8 +102,13 @@ impl Gauge {
         self.window.least = self.window.least.min(self.live);
     }
 
-    /// The load now, counting one session more than are live.
-    pub(crate) fn load_with_one_more(&mut self, now: Tick) -> u32 {
+    /// Whether the load is all that lives, and will be without further events.
+    pub(crate) fn is_settled(&self, load: u32) -> bool {
+        load == self.live
+    }
+
+    /// The load now.
+    pub(crate) fn load(&mut self, now: Tick) -> u32 {
         if now - self.began >= WINDOW {
             // After a gap of more than a window nothing ended lately.
             self.before = if now - self.began >= 2 * WINDOW {
@@ -110,14 +127,14 @@ impl Gauge {
         }
         let ended = self.window.ended + self.before.ended;
         let stayed = self.window.least.min(self.before.least);
-        self.live.saturating_sub(ended).max(stayed) + 1
+        self.live.saturating_sub(ended).max(stayed)
     }
 }
 
 /// Sessions that a thread may have more than the least loaded one.
 const SLACK: u32 = 2;
 /// Long against a short connection, short against the time in which people look at gauges.
-const WINDOW: Duration = Duration::from_millis(100);
+pub(crate) const WINDOW: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
@@ -131,7 +148,7 @@ mod tests {
     fn a_burst_of_long_connections_counts_in_full() {
         let mut gauge = Gauge::new(at(0));
         for expected in 1..=64 {
-            assert_eq!(gauge.load_with_one_more(at(expected)), expected as u32);
+            assert_eq!(gauge.load(at(expected)), expected as u32 - 1);
             gauge.begin();
         }
     }
@@ -140,7 +157,7 @@ mod tests {
     fn short_connections_count_for_almost_nothing() {
         let mut gauge = Gauge::new(at(0));
         for milli in 0..1000 {
-            gauge.load_with_one_more(at(milli));
+            gauge.load(at(milli));
             gauge.begin();
             gauge.begin();
             gauge.end();
@@ -149,7 +166,7 @@ mod tests {
         for _ in 0..8 {
             gauge.begin();
         }
-        assert_eq!(gauge.load_with_one_more(at(1000)), 1);
+        assert_eq!(gauge.load(at(1000)), 0);
     }
 
     #[test]
@@ -159,11 +176,11 @@ mod tests {
             gauge.begin();
         }
         for milli in 0..1000 {
-            gauge.load_with_one_more(at(milli));
+            gauge.load(at(milli));
             gauge.begin();
             gauge.end();
         }
-        assert_eq!(gauge.load_with_one_more(at(1000)), 41);
+        assert_eq!(gauge.load(at(1000)), 40);
     }
 
     #[test]
@@ -175,6 +192,10 @@ mod tests {
         assert_eq!(loads.relief(0, 3), None);
         assert_eq!(loads.relief(0, 4), Some(2));
         assert_eq!(loads.relief(0, 4), None, "thread 2 has it already");
+        loads.publish(2, 1);
+        assert_eq!(loads.relief(0, 4), None, "it comes on top of its own");
+        loads.arrived(2);
+        assert_eq!(loads.relief(0, 4), Some(2));
         assert_eq!(Loads::new(1).relief(0, 100), None);
     }
 }

@@ -25,7 +25,7 @@ pub(crate) struct Side {
     /// A send may find room.
     pub(crate) writable: bool,
     /// The peer has finished: after the bytes comes the end, without another edge.
-    finished: bool,
+    pub(crate) finished: bool,
     /// The socket failed: after the bytes comes its error.
     pub(crate) failed: bool,
     /// The bytes are out and the end is next.

@@ -27,7 +27,7 @@ use super::{
     Command, Fleet,
     accept::{Listener, spare, watch},
     close::reason_of,
-    handoff::Gauge,
+    handoff::{Gauge, WINDOW},
     leg::{Side, Watched},
     relay::{Shared, Turn},
     session::{Phase, Session, Straggler, Token},
@@ -39,7 +39,7 @@ use crate::{
     balancer::draw::Draw,
     metrics::{Fault, ThreadMetrics},
     proxy_protocol,
-    registry::{EndpointId, Outcome},
+    registry::{EndpointId, Flags, Outcome},
     sys::{
         poll::{Interest, Poller, Ready},
         tcp,
@@ -71,6 +71,8 @@ pub(crate) struct Worker {
     cutting: VecDeque<Cutting>,
     due: Vec<u32>,
     housekeeping: Tick,
+    /// The load that the other threads see.
+    published: u32,
     state: State,
 }
 
@@ -116,6 +118,7 @@ impl Worker {
             cutting: VecDeque::new(),
             due: Vec::new(),
             housekeeping: now,
+            published: 0,
             state: State::Serving,
         })
     }
@@ -131,6 +134,7 @@ impl Worker {
                 }
             }
             self.run_queued();
+            self.publish_load();
             self.fire();
             self.cut();
             if self.paused {
@@ -273,13 +277,13 @@ impl Worker {
         let Some(session) = self.sessions.get_mut(key) else {
             return;
         };
+        let guarded_until = session.accepted + fairlead_config::frontend::PREAMBLE_TIMEOUT;
         let relay = match &session.phase {
             Phase::Preamble(_) => {
-                let deadline = session.accepted + fairlead_config::frontend::PREAMBLE_TIMEOUT;
-                if now >= deadline {
+                if now >= guarded_until {
                     self.close(key, Reason::PreambleTimeout);
                 } else {
-                    self.wheel.arm(key.index, deadline);
+                    self.wheel.arm(key.index, guarded_until);
                 }
                 return;
             }
@@ -299,6 +303,18 @@ impl Worker {
             if session.marks.own_options {
                 let _gone = tcp::set_liveness(relay.down.tcp(), &liveness);
             }
+        }
+        // What is still undecided after so long is no header.
+        if session.marks.guarded {
+            if now < guarded_until {
+                return self.wheel.arm(key.index, guarded_until);
+            }
+            session.marks.guarded = false;
+            if let Phase::Relaying(relay) = &mut session.phase {
+                relay.down.readable = true;
+            }
+            self.wheel.arm(key.index, now + GUARD_LOOK);
+            return self.relay_turn(key);
         }
         let timeouts = &route.service.policy.timeouts;
         let past = |since: Tick, limit: Option<Duration>| {
@@ -320,6 +336,8 @@ impl Worker {
             match command {
                 Command::Take(handed) => {
                     self.take(handed);
+                    self.publish_load();
+                    self.fleet.loads.arrived(self.index);
                     self.fleet.in_transit.fetch_sub(1, Relaxed);
                 }
                 Command::Listen { id, socket, addr } => self.listen(id, socket, addr),
@@ -403,12 +421,15 @@ impl Worker {
             let Some(cutting) = self.cutting.pop_front() else {
                 return;
             };
-            if cutting.cancelled.load(Relaxed) {
-                continue;
-            }
             let Some(session) = self.sessions.get_mut(cutting.key) else {
                 continue;
             };
+            let served = session.served.as_ref();
+            let back = cutting.reason == Reason::EndpointRemoved
+                && served.is_some_and(|served| !served.live.flags().has(Flags::REMOVED));
+            if back || cutting.cancelled.load(Relaxed) {
+                continue;
+            }
             let allowed = session
                 .route
                 .as_ref()
@@ -438,8 +459,17 @@ impl Worker {
         self.thread().bytes_spliced.add(spliced);
         self.thread().pipes.set(self.shared.pipes.count() as i64);
         (self.shared.copied, self.shared.spliced) = (0, 0);
-        let load = self.gauge.load_with_one_more(self.now) - 1;
-        self.fleet.loads.publish(self.index, load);
+    }
+
+    /// Lets the other threads know how much there is to do here.
+    pub(crate) fn publish_load(&mut self) {
+        if self.fleet.threads() > 1 {
+            let load = self.gauge.load(self.now);
+            if load != self.published {
+                self.published = load;
+                self.fleet.loads.publish(self.index, load);
+            }
+        }
     }
 
     /// Whether connections may be passed to other threads.
@@ -467,7 +497,11 @@ impl Worker {
         let counts = self.shared.copied > 0 || self.shared.spliced > 0;
         let house = (counts || self.shared.pipes.count() > 0)
             .then(|| (self.housekeeping + HOUSEKEEPING) - self.now);
-        let waits = wheels.into_iter().chain([cutting, paused, house]);
+        let shared = self.fleet.threads() > 1 && !self.gauge.is_settled(self.published);
+        let unsettled = shared.then_some(2 * WINDOW);
+        let waits = wheels
+            .into_iter()
+            .chain([cutting, paused, house, unsettled]);
         waits.flatten().min()
     }
 }
@@ -492,6 +526,7 @@ fn guard(down: &mut Side) -> Guard {
         return Guard::Undecided;
     }
     match tcp::peek(down.tcp(), &mut head) {
+        Ok(_) if down.finished => Guard::Passed,
         Ok(len) if !proxy_protocol::looks_like_header(&head[..len]) => Guard::Passed,
         // The shorter signature is "PROXY ", the longer one takes 12 bytes.
         Ok(len) if len >= 12 || (len >= 6 && head[0] == b'P') => Guard::Refused,
@@ -522,5 +557,7 @@ fn watch_sides(poller: &Poller, session: &mut Session, key: Key) -> io::Result<(
 /// Enough for a busy round; 12 bytes each.
 const EVENTS_MAX: usize = 256;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// When the deadlines of a session that was guarded are looked at.
+const GUARD_LOOK: Duration = Duration::from_millis(100);
 const CUT_ROUND: Duration = Duration::from_millis(10);
 const PAUSED_ROUND: Duration = Duration::from_millis(10);

@@ -1,0 +1,302 @@
+//! The process: start, reload, leave, pressure, leaks; seen from outside.
+
+#[path = "tcp/support.rs"]
+#[allow(dead_code, reason = "shared with the other test program")]
+mod support;
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use support::{PATIENCE, Server, exchange, file, free_addr, wait};
+
+struct Process {
+    child: Child,
+    front: SocketAddr,
+    folder: tempfile::TempDir,
+}
+
+impl Process {
+    fn start(text: &str, arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let front = free_addr();
+        let mut process = Self {
+            child: Command::new("true").spawn().unwrap(),
+            front,
+            folder,
+        };
+        process.write(text);
+        process.child.wait().unwrap();
+        process.child = Command::new(env!("CARGO_BIN_EXE_fairlead-proxy"))
+            .arg("--config")
+            .arg(process.path())
+            .args(arguments)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait("the frontend", || TcpStream::connect(front).is_ok());
+        process
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("proxy.yaml")
+    }
+
+    /// Replaces the file in one step.
+    fn write(&self, text: &str) {
+        let log = self.folder.path().join("log");
+        let text = text
+            .replace("$FRONT", &self.front.to_string())
+            .replace("$LOG", &log.display().to_string());
+        let next = self.folder.path().join("next");
+        std::fs::write(&next, text).unwrap();
+        std::fs::rename(next, self.path()).unwrap();
+    }
+
+    fn connect(&self) -> TcpStream {
+        let client = TcpStream::connect(self.front).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    fn ended(&mut self) -> ExitStatus {
+        let mut status = None;
+        wait("the process to end", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+
+    fn fds(&self) -> usize {
+        let folder = format!("/proc/{}/fd", self.child.id());
+        std::fs::read_dir(Path::new(&folder)).unwrap().count()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+#[test]
+fn asked_to_leave_it_lets_sessions_finish_and_exits_with_success() {
+    let server = Server::echo();
+    let mut process = Process::start(&file("", &[server.addr]), &["--workers", "2"]);
+    let mut client = process.connect();
+    exchange(&mut client, b"before").unwrap();
+    process.signal("TERM");
+    wait("the listeners to close", || {
+        TcpStream::connect(process.front).is_err()
+    });
+    assert_eq!(exchange(&mut client, b"during").unwrap(), b"during");
+    assert!(process.child.try_wait().unwrap().is_none());
+    drop(client);
+    assert_eq!(process.ended().code(), Some(0));
+}
+
+#[test]
+fn without_sessions_it_leaves_at_once() {
+    let server = Server::echo();
+    let mut process = Process::start(&file("", &[server.addr]), &["--drain-timeout", "1h"]);
+    process.signal("TERM");
+    assert_eq!(process.ended().code(), Some(0));
+}
+
+#[test]
+fn it_accepts_for_the_shutdown_delay() {
+    let server = Server::echo();
+    let arguments = ["--shutdown-delay", "1h", "--drain-timeout", "1h"];
+    let mut process = Process::start(&file("", &[server.addr]), &arguments);
+    process.signal("TERM");
+    for _ in 0..50 {
+        exchange(&mut process.connect(), b"still welcome").unwrap();
+    }
+    process.signal("TERM");
+    assert_eq!(process.ended().code(), Some(0), "a second signal means now");
+}
+
+#[test]
+fn what_lives_at_the_drain_timeout_is_reset() {
+    let server = Server::echo();
+    let mut process = Process::start(&file("", &[server.addr]), &["--drain-timeout", "300ms"]);
+    let mut client = process.connect();
+    exchange(&mut client, b"x").unwrap();
+    process.signal("TERM");
+    let error = client.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(process.ended().code(), Some(0));
+}
+
+#[test]
+fn a_written_file_takes_effect_and_a_bad_one_changes_nothing() {
+    let (one, two) = (greeter("one"), greeter("two"));
+    let process = Process::start(&file("", &[one.addr]), &[]);
+    assert_eq!(greeting(&process), "one");
+    process.write("services: [ { name: broken } ]");
+    process.write(&file("", &[two.addr]));
+    wait("the new endpoint", || greeting(&process) == "two");
+    process.write("services: [ { name: broken } ]");
+    assert_eq!(greeting(&process), "two");
+    process.signal("HUP");
+    assert_eq!(greeting(&process), "two");
+}
+
+fn greeter(text: &'static str) -> Server {
+    Server::start(move |mut stream| {
+        stream.write_all(text.as_bytes()).ok();
+    })
+}
+
+fn greeting(process: &Process) -> String {
+    let mut text = String::new();
+    process.connect().read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn a_bad_file_or_a_taken_port_ends_the_start_with_every_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("proxy.yaml");
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap();
+    let text = file("accessLog: off", &[taken]).replace("accessLog: \"$LOG\", ", "");
+    let rows = [
+        (
+            "services: [ { name: x } ]\nworker: 2",
+            vec!["worker", "name"],
+        ),
+        (
+            &*text.replace("$FRONT", &taken.to_string()),
+            vec!["t/s:p#0", "in use"],
+        ),
+    ];
+    for (text, needles) in rows {
+        std::fs::write(&path, text).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_fairlead-proxy"))
+            .arg("--config")
+            .arg(&path)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let message = String::from_utf8(output.stderr).unwrap();
+        for needle in needles {
+            assert!(message.contains(needle), "{needle} in {message}");
+        }
+    }
+}
+
+#[test]
+fn a_thousand_sessions_leave_no_descriptor_behind() {
+    let server = Server::echo();
+    let process = Process::start(&file("", &[server.addr]), &["--workers", "2"]);
+    exchange(&mut process.connect(), b"x").unwrap();
+    wait("a quiet start", || process.fds() < 40);
+    let before = process.fds();
+    for round in 0..10 {
+        let mut clients: Vec<TcpStream> = (0..100).map(|_| process.connect()).collect();
+        for (index, client) in clients.iter_mut().enumerate() {
+            if index % 3 != round % 3 {
+                exchange(client, &[7; 1000]).unwrap();
+            }
+        }
+        for (index, client) in clients.into_iter().enumerate() {
+            match index % 2 {
+                0 => drop(client),
+                _ => support::reset(client),
+            }
+        }
+    }
+    wait("the descriptors to be closed", || process.fds() <= before);
+}
+
+#[test]
+fn out_of_descriptors_it_sheds_the_newest_keeps_the_rest_and_recovers() {
+    let server = Server::echo();
+    let process = Process::start(&file("", &[server.addr]), &["--workers", "1"]);
+    exchange(&mut process.connect(), b"x").unwrap();
+    let limit = (process.fds() + 60).to_string();
+    let pid = process.child.id().to_string();
+    let limited = Command::new("prlimit")
+        .args(["--pid", &pid, &format!("--nofile={limit}:{limit}")])
+        .status();
+    if !limited.is_ok_and(|status| status.success()) {
+        println!("skipped: prlimit is not there or not allowed");
+        return;
+    }
+    let mut served: Vec<TcpStream> = Vec::new();
+    let mut shed = 0;
+    for _ in 0..100 {
+        let mut client = process.connect();
+        match exchange(&mut client, b"hello") {
+            Ok(_) => served.push(client),
+            Err(_) => shed += 1,
+        }
+    }
+    assert!(served.len() >= 20, "{} served", served.len());
+    assert!(shed >= 40, "{shed} shed");
+    let before = cpu_ticks(&process);
+    for client in &mut served {
+        assert_eq!(exchange(client, b"still").unwrap(), b"still");
+    }
+    let spent = cpu_ticks(&process) - before;
+    assert!(spent < 50, "spun for {spent} ticks");
+    served.clear();
+    wait("room for a new session", || {
+        exchange(&mut process.connect(), b"again").is_ok()
+    });
+}
+
+/// CPU time in hundredths of a second.
+fn cpu_ticks(process: &Process) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.child.id())).unwrap();
+    let after = stat.rsplit(") ").next().unwrap();
+    let fields: Vec<&str> = after.split(' ').collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[test]
+fn a_restart_that_drains_resets_nobody_who_was_accepted() {
+    let server = Server::echo();
+    let mut process = Process::start(&file("", &[server.addr]), &["--workers", "2"]);
+    let front = process.front;
+    let (stop, reset) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    // Refused after the end is right; an answer that is cut off is not.
+                    let Ok(mut client) = TcpStream::connect(front) else {
+                        return;
+                    };
+                    client.write_all(b"x\n").ok();
+                    let mut line = String::new();
+                    if BufReader::new(client).read_line(&mut line).is_err() {
+                        reset.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        for _ in 0..50 {
+            exchange(&mut process.connect(), b"warm").unwrap();
+        }
+        process.signal("TERM");
+        assert_eq!(process.ended().code(), Some(0));
+        stop.store(true, Ordering::Relaxed);
+    });
+    // The kernel may finish a handshake between the last look at a queue and its close.
+    let lost = reset.load(Ordering::Relaxed);
+    assert!(lost <= 8, "{lost} connections were cut");
+}

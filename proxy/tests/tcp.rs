@@ -1,0 +1,13 @@
+//! TCP through a whole proxy on real sockets: bytes, metrics and log asserted together.
+
+#[path = "tcp/support.rs"]
+mod support;
+
+#[path = "tcp/admission.rs"]
+mod admission;
+#[path = "tcp/changes.rs"]
+mod changes;
+#[path = "tcp/sessions.rs"]
+mod sessions;
+#[path = "tcp/threads.rs"]
+mod threads;

@@ -1,0 +1,215 @@
+//! A proxy in this process, and servers behind it.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use fairlead_config::{name::MemberName, name::ServiceName, snapshot, yaml};
+use fairlead_proxy::{
+    access_log::{Reason, sink::Sinks},
+    control::{Applied, Control},
+    metrics::{MemberMetrics, Metrics, ServiceMetrics},
+    tcp::Fleet,
+};
+use fairlead_runtime::clock::Clock;
+
+/// Longer than anything here takes; only a failure waits for it.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A proxy with its data threads.
+pub struct Proxy {
+    pub fleet: Arc<Fleet>,
+    pub metrics: Arc<Metrics>,
+    pub control: Control,
+    pub addr: SocketAddr,
+    log: tempfile::NamedTempFile,
+    threads: Vec<JoinHandle<std::io::Result<()>>>,
+}
+
+impl Proxy {
+    /// A proxy for the service `t/s:p`. In `text`, `$FRONT` is the frontend's address and `$LOG`
+    /// the access log's path.
+    pub fn start(workers: usize, text: &str) -> Self {
+        let clock = Clock::system();
+        let metrics = Metrics::new(workers);
+        let fleet = Fleet::new(workers, metrics.clone(), clock.clone()).unwrap();
+        let sinks = Sinks::new(workers, metrics.clone());
+        let control = Control::new(fleet.clone(), clock, sinks, 7, 1000);
+        let threads = (0..workers).map(|index| {
+            let fleet = fleet.clone();
+            std::thread::spawn(move || fleet.run(index, index as u64))
+        });
+        let mut proxy = Self {
+            threads: threads.collect(),
+            fleet,
+            metrics,
+            control,
+            addr: free_addr(),
+            log: tempfile::NamedTempFile::new().unwrap(),
+        };
+        let applied = proxy.apply(text);
+        assert!(applied.problems.is_empty(), "{:?}", applied.problems);
+        proxy
+    }
+
+    /// Takes over another file.
+    pub fn apply(&mut self, text: &str) -> Applied {
+        let text = text
+            .replace("$FRONT", &self.addr.to_string())
+            .replace("$LOG", &self.log.path().display().to_string());
+        let file = yaml::parse(text.as_bytes()).unwrap_or_else(|problems| panic!("{problems}"));
+        let delta = snapshot::diff(self.control.snapshot(), &file.snapshot);
+        self.control.apply(delta)
+    }
+
+    pub fn connect(&self) -> TcpStream {
+        let client = TcpStream::connect(self.addr).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client
+    }
+
+    pub fn service(&self) -> Arc<ServiceMetrics> {
+        self.metrics.service(&ServiceName::parse("t/s:p").unwrap())
+    }
+
+    pub fn member(&self, name: &str) -> Arc<MemberMetrics> {
+        self.service().member(&MemberName::parse(name).unwrap())
+    }
+
+    /// Waits until the log has `count` lines, and returns them.
+    pub fn log(&self, count: usize) -> Vec<serde_json::Value> {
+        let mut lines = Vec::new();
+        wait(&format!("{count} log lines"), || {
+            let text = std::fs::read_to_string(self.log.path()).unwrap();
+            let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+            lines = whole
+                .lines()
+                .map(|line| serde_json::from_str(line).unwrap())
+                .collect();
+            lines.len() >= count
+        });
+        assert_eq!(lines.len(), count, "{lines:#?}");
+        lines
+    }
+
+    /// Waits until member `name` has closed `count` sessions for `reason`, and nothing is live.
+    pub fn wait_closed(&self, name: &str, reason: Reason, count: u64) {
+        let member = self.member(name);
+        wait(&format!("{count} sessions closed as {reason:?}"), || {
+            member.sessions_closed.value(reason) == count
+        });
+        assert_eq!(member.sessions_closed.sum(), count, "no other reason");
+        wait("no live session", || self.fleet.sessions() == 0);
+        assert_eq!(member.sessions_active.value(), 0);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.fleet.end();
+        for thread in self.threads.drain(..) {
+            let ended = thread.join();
+            if !std::thread::panicking() {
+                ended.unwrap().unwrap();
+            }
+        }
+    }
+}
+
+/// The file of a service with one member `m` and these endpoints; `policy` is inserted.
+pub fn file(policy: &str, endpoints: &[SocketAddr]) -> String {
+    let rows: Vec<String> = endpoints
+        .iter()
+        .map(|addr| format!("{{ address: \"{addr}\" }}"))
+        .collect();
+    format!(
+        r#"
+services:
+  - name: t/s:p
+    frontends: [ {{ protocol: tcp, address: "$FRONT" }} ]
+    policy: {{ accessLog: "$LOG", {policy} }}
+    tiers: [ {{ members: [ {{ name: m, endpoints: [ {} ] }} ] }} ]
+"#,
+        rows.join(", ")
+    )
+}
+
+/// An address that nobody listens on.
+pub fn free_addr() -> SocketAddr {
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    holder.local_addr().unwrap()
+}
+
+/// Looks again and again until `done`, with patience.
+pub fn wait(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// A server that gives each connection to `serve` on a thread of its own.
+pub struct Server {
+    pub addr: SocketAddr,
+    stop: Arc<AtomicBool>,
+}
+
+impl Server {
+    pub fn start(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (serve, stopped) = (Arc::new(serve), stop.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if stopped.load(Ordering::Relaxed) {
+                    return;
+                }
+                let (serve, stream) = (serve.clone(), stream.unwrap());
+                std::thread::spawn(move || serve(stream));
+            }
+        });
+        Self { addr, stop }
+    }
+
+    /// Answers each byte with itself until the client has finished.
+    pub fn echo() -> Self {
+        Self::start(|mut stream| {
+            let mut buffer = [0; 4096];
+            while let Ok(len @ 1..) = stream.read(&mut buffer) {
+                if stream.write_all(&buffer[..len]).is_err() {
+                    return;
+                }
+            }
+        })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        TcpStream::connect(self.addr).ok();
+    }
+}
+
+/// Sends and reads the same number of bytes back.
+pub fn exchange(stream: &mut TcpStream, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    stream.write_all(bytes)?;
+    let mut answer = vec![0; bytes.len()];
+    stream.read_exact(&mut answer)?;
+    Ok(answer)
+}
+
+/// Closes with a RST.
+pub fn reset(stream: TcpStream) {
+    let socket = socket2::Socket::from(stream);
+    socket.set_linger(Some(Duration::ZERO)).unwrap();
+}
