@@ -1,5 +1,7 @@
 //! The process: start, reload, leave, pressure, leaks; seen from outside.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
 #[path = "tcp/support.rs"]
 #[allow(dead_code, reason = "shared with the other test program")]
 mod support;

@@ -1,5 +1,7 @@
 //! TCP through a whole proxy on real sockets: bytes, metrics and log asserted together.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
 #[path = "tcp/support.rs"]
 mod support;
 
