@@ -7,6 +7,7 @@
 //! | module | what it owns |
 //! |---|---|
 //! | [`file`] | when a file is worth reading again, and what was read last |
+//! | [`xds`] | what a control plane said, what is asked of it and acknowledged |
 //! | [`guard`] | whether a reload removes so much that somebody must confirm it |
 
 use std::{fmt, sync::Arc};
@@ -15,6 +16,7 @@ use fairlead_config::{problem::Problem, snapshot::Delta, yaml};
 
 pub mod file;
 pub mod guard;
+pub mod xds;
 
 /// What a source says.
 #[derive(Debug, Clone)]

@@ -139,7 +139,7 @@ impl Decoder {
         let name = ServiceName::parse(&cluster.name).map_err(|broken| whole(broken.to_string()))?;
         let (policy, explicit_spill) = policy::read(cluster)?;
         let (assignment, inline) = self.source(cluster, &name)?;
-        self.unlink(&name);
+        self.unlink(&name, assignment.as_deref());
         if let Some(assignment) = &assignment {
             self.users.insert(assignment.clone(), name.clone());
         }
@@ -256,7 +256,7 @@ impl Decoder {
                 let Ok(name) = ServiceName::parse(name) else {
                     return;
                 };
-                self.unlink(&name);
+                self.unlink(&name, None);
                 if self.clusters.remove(&name).is_some() {
                     changes.push(Change::RemoveService(name));
                 }
@@ -280,17 +280,20 @@ impl Decoder {
         }
     }
 
-    /// Forgets where a service's endpoints came from, unless it is the same place again.
-    fn unlink(&mut self, name: &ServiceName) {
-        let old = self.clusters.get(name).map(|told| told.assignment.clone());
-        match old {
-            Some(Some(assignment)) => {
-                self.users.remove(&assignment);
+    /// Forgets where a service's endpoints came from and what was said there, unless it is `kept`.
+    fn unlink(&mut self, name: &ServiceName, kept: Option<&str>) {
+        let Some(told) = self.clusters.get(name) else {
+            return;
+        };
+        match told.assignment.as_deref() {
+            Some(old) if Some(old) == kept => {}
+            Some(old) => {
+                self.users.remove(old);
+                self.assignments.remove(old);
             }
-            Some(None) => {
+            None => {
                 self.assignments.remove(&inline_key(name));
             }
-            None => {}
         }
     }
 

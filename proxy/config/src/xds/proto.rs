@@ -4,7 +4,7 @@
 //! read, as protobuf lays down. Maps are ordered, so equal messages have equal bytes on each
 //! replica, which is what a content hash needs.
 
-use prost::Message;
+pub use prost::Message;
 pub use prost_types::{Any, Duration, ListValue, Struct, Value, value::Kind};
 
 pub mod cluster;

@@ -459,6 +459,27 @@ fn removals_take_back_exactly_what_came() {
 }
 
 #[test]
+fn a_service_that_comes_back_waits_for_its_endpoints_again() {
+    let snapshot = web();
+    let resources = encode(&snapshot, &Stamp::default());
+    let mut decoder = Decoder::default();
+    let mut running = Snapshot::default();
+    for (url, resources) in parts(&resources) {
+        running.apply(decoder.decode(url, resources, &[]).delta);
+    }
+    let gone = ["shop/web:https".to_owned()];
+    running.apply(decoder.decode(Cluster::URL, &[], &gone).delta);
+    let back = decoder.decode(Cluster::URL, &resources.clusters, &[]);
+    assert_eq!(back.delta.changes, [], "its endpoints went with it");
+    running.apply(
+        decoder
+            .decode(ClusterLoadAssignment::URL, &resources.assignments, &[])
+            .delta,
+    );
+    assert_eq!(running, snapshot);
+}
+
+#[test]
 fn a_listener_that_changes_drops_the_frontends_it_no_longer_has() {
     let snapshot = web();
     let mut fewer = snapshot.clone();

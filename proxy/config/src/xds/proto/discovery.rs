@@ -98,3 +98,19 @@ pub struct Resource {
     #[prost(message, optional, tag = "9")]
     pub metadata: Option<Metadata>,
 }
+
+/// Ours: the resources in force, as a client keeps them on disk.
+#[derive(Clone, PartialEq, Message)]
+pub struct SavedResources {
+    #[prost(message, repeated, tag = "1")]
+    pub resources: Vec<SavedResource>,
+}
+
+/// Ours: one of [`SavedResources`].
+#[derive(Clone, PartialEq, Message)]
+pub struct SavedResource {
+    #[prost(string, tag = "1")]
+    pub type_url: String,
+    #[prost(message, optional, tag = "2")]
+    pub resource: Option<Resource>,
+}

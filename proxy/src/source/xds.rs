@@ -1,0 +1,364 @@
+//! A control plane over xDS v3, incremental ADS.
+//!
+//! [`Ads`] is the client without its socket: what it asks for, what it makes of an answer, what it
+//! acknowledges. It asks for all Clusters and Listeners, and by name for the assignments that the
+//! Clusters use. Each answer is acknowledged; resources that are refused are named with the reason,
+//! the others of the same answer take force.
+//!
+//! A resource carries the hash of its content as its version, `asOf` and `epoch`. An equal hash is
+//! ignored. A resource with a smaller `asOf` of the same epoch comes from a replica that is behind:
+//! it is held back for [`HELD_BACK`] and then accepted, counted, because by then it is the truth.
+//!
+//! What took force is kept on disk ([`saved`]), so a restart without a control plane serves at once.
+//! Memory: the bytes of each resource, besides what they say.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use fairlead_config::{
+    problem::{Place, Problem},
+    snapshot::Delta,
+    xds::{
+        TYPES,
+        decoder::Decoder,
+        envelope::{self, Stamp},
+        proto::{
+            core::{INVALID_ARGUMENT, Node, Status},
+            discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
+        },
+    },
+};
+use fairlead_runtime::clock::Tick;
+
+mod io;
+pub mod saved;
+
+#[cfg(test)]
+mod tests;
+
+pub use io::{Options, XdsSource};
+
+/// The state of a client, over all its streams.
+#[derive(Debug)]
+pub struct Ads {
+    node: Node,
+    decoder: Decoder,
+    /// In force, by type (as in [`TYPES`]) and name.
+    held: [BTreeMap<String, Arc<Resource>>; 3],
+    /// The assignments asked for on this stream.
+    asked: BTreeSet<String>,
+    /// Resources of a replica that is behind, by type and name.
+    deferred: BTreeMap<(usize, String), Deferred>,
+    counts: Counts,
+}
+
+/// A resource that is held back.
+#[derive(Debug)]
+struct Deferred {
+    resource: Resource,
+    until: Tick,
+}
+
+/// What is to be done after an answer, in this order.
+#[derive(Debug, Default, PartialEq)]
+pub struct Step {
+    /// Changes for the control thread.
+    pub delta: Delta,
+    /// What was refused.
+    pub problems: Vec<Problem>,
+    /// What to send.
+    pub requests: Vec<DeltaDiscoveryRequest>,
+}
+
+/// What has happened so far.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Answers.
+    pub responses: u64,
+    /// Resources that took force.
+    pub accepted: u64,
+    /// Resources that were refused.
+    pub refused: u64,
+    /// Resources with the content that was in force.
+    pub unchanged: u64,
+    /// Resources held back.
+    pub deferred: u64,
+    /// Resources that took force although something newer had been seen.
+    pub accepted_stale: u64,
+    /// Resources removed.
+    pub removed: u64,
+}
+
+// === impl Ads ===
+
+impl Ads {
+    /// A client that has nothing yet.
+    pub fn new(node: Node) -> Self {
+        Self {
+            node,
+            decoder: Decoder::default(),
+            held: Default::default(),
+            asked: BTreeSet::new(),
+            deferred: BTreeMap::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Takes over what was in force when it was saved. Problems mean that an older process wrote
+    /// what this one refuses; the rest takes force.
+    pub fn restore(&mut self, resources: Vec<(String, Resource)>) -> Step {
+        let mut step = Step::default();
+        let mut by_type: [Vec<Resource>; 3] = Default::default();
+        for (type_url, resource) in resources {
+            if let Some(kind) = kind_of(&type_url) {
+                by_type[kind].push(resource);
+            }
+        }
+        for (kind, resources) in by_type.into_iter().enumerate() {
+            self.accept(kind, resources, &[], &mut step);
+        }
+        step
+    }
+
+    /// The first requests of a new stream.
+    pub fn connect(&mut self) -> Vec<DeltaDiscoveryRequest> {
+        self.asked = self.decoder.assignment_names().map(str::to_owned).collect();
+        let names: Vec<String> = self.asked.iter().cloned().collect();
+        let mut requests = vec![
+            self.subscribe(CLUSTERS, vec![WILDCARD.to_owned()]),
+            self.subscribe(LISTENERS, vec![WILDCARD.to_owned()]),
+        ];
+        if !names.is_empty() {
+            requests.insert(1, self.subscribe(ASSIGNMENTS, names));
+        }
+        requests[0].node = Some(self.node.clone());
+        requests
+    }
+
+    /// Takes an answer.
+    pub fn receive(&mut self, response: DeltaDiscoveryResponse, now: Tick) -> Step {
+        self.counts.responses += 1;
+        let mut step = Step::default();
+        let mut ack = DeltaDiscoveryRequest {
+            type_url: response.type_url.clone(),
+            response_nonce: response.nonce,
+            ..DeltaDiscoveryRequest::default()
+        };
+        let Some(kind) = kind_of(&response.type_url) else {
+            ack.error_detail = Some(refusal("is a type that was not asked for".to_owned()));
+            step.requests.push(ack);
+            return step;
+        };
+        let mut fresh = Vec::new();
+        for resource in response.resources {
+            match self.judge(kind, &resource) {
+                Verdict::Unchanged => {
+                    self.counts.unchanged += 1;
+                    self.deferred.remove(&(kind, resource.name));
+                }
+                Verdict::Behind => {
+                    self.counts.deferred += 1;
+                    let until = now + HELD_BACK;
+                    let key = (kind, resource.name.clone());
+                    self.deferred.insert(key, Deferred { resource, until });
+                }
+                Verdict::Fresh => fresh.push(resource),
+            }
+        }
+        self.accept(kind, fresh, &response.removed_resources, &mut step);
+        ack.error_detail = refusal_of(&step.problems);
+        step.requests.insert(0, ack);
+        step
+    }
+
+    /// When [`Self::release`] has something to do.
+    pub fn next_deadline(&self) -> Option<Tick> {
+        self.deferred.values().map(|deferred| deferred.until).min()
+    }
+
+    /// Accepts what has been held back for long enough.
+    pub fn release(&mut self, now: Tick) -> Step {
+        let mut step = Step::default();
+        let due = |deferred: &Deferred| deferred.until <= now;
+        for kind in 0..TYPES.len() {
+            let keys: Vec<_> = self
+                .deferred
+                .iter()
+                .filter(|((of, _), deferred)| *of == kind && due(deferred))
+                .map(|(key, _)| key.clone())
+                .collect();
+            let released: Vec<Resource> = keys
+                .iter()
+                .filter_map(|key| self.deferred.remove(key))
+                .map(|deferred| deferred.resource)
+                .collect();
+            self.counts.accepted_stale += released.len() as u64;
+            self.accept(kind, released, &[], &mut step);
+        }
+        step
+    }
+
+    /// What has happened so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// The highest `asOf` in force, with its epoch; the default when nothing states one.
+    pub fn stamp(&self) -> Stamp {
+        let stamps = self.held.iter().flat_map(BTreeMap::values);
+        let stamps = stamps.map(|resource| envelope::stamp(resource));
+        stamps.max_by_key(|stamp| stamp.as_of).unwrap_or_default()
+    }
+
+    /// What is in force, with types, for the disk.
+    pub fn in_force(&self) -> Vec<(&'static str, Arc<Resource>)> {
+        let of_type = |(url, held): (&&'static str, &BTreeMap<String, Arc<Resource>>)| {
+            let url: &'static str = url;
+            let pairs = held.values().map(|resource| (url, resource.clone()));
+            pairs.collect::<Vec<_>>()
+        };
+        TYPES.iter().zip(&self.held).flat_map(of_type).collect()
+    }
+
+    /// The names of services whose endpoints have not come.
+    pub fn waiting(&self) -> Vec<String> {
+        self.decoder.waiting().map(ToString::to_string).collect()
+    }
+
+    fn judge(&self, kind: usize, resource: &Resource) -> Verdict {
+        let Some(held) = self.held[kind].get(&resource.name) else {
+            return Verdict::Fresh;
+        };
+        if !resource.version.is_empty() && held.version == resource.version {
+            return Verdict::Unchanged;
+        }
+        let (old, new) = (envelope::stamp(held), envelope::stamp(resource));
+        if new.epoch == old.epoch && new.as_of < old.as_of {
+            Verdict::Behind
+        } else {
+            Verdict::Fresh
+        }
+    }
+
+    fn accept(
+        &mut self,
+        kind: usize,
+        resources: Vec<Resource>,
+        removed: &[String],
+        step: &mut Step,
+    ) {
+        let decoded = self.decoder.decode(TYPES[kind], &resources, removed);
+        let refused: BTreeSet<&str> = decoded.problems.iter().filter_map(resource_name).collect();
+        self.counts.refused += refused.len() as u64;
+        for resource in resources {
+            let key = (kind, resource.name.clone());
+            self.deferred.remove(&key);
+            if !refused.contains(resource.name.as_str()) {
+                self.counts.accepted += 1;
+                self.held[kind].insert(resource.name.clone(), Arc::new(resource));
+            }
+        }
+        for name in removed {
+            self.deferred.remove(&(kind, name.clone()));
+            self.counts.removed += u64::from(self.held[kind].remove(name).is_some());
+        }
+        step.delta.changes.extend(decoded.delta.changes);
+        step.problems.extend(decoded.problems);
+        if kind == CLUSTERS {
+            step.requests.extend(self.follow());
+        }
+    }
+
+    /// Asks for the assignments that the clusters use now, and no longer for others.
+    fn follow(&mut self) -> Option<DeltaDiscoveryRequest> {
+        let wanted: BTreeSet<String> = self.decoder.assignment_names().map(str::to_owned).collect();
+        let subscribe: Vec<String> = wanted.difference(&self.asked).cloned().collect();
+        let unsubscribe: Vec<String> = self.asked.difference(&wanted).cloned().collect();
+        for name in &unsubscribe {
+            self.held[ASSIGNMENTS].remove(name);
+            self.deferred.remove(&(ASSIGNMENTS, name.clone()));
+        }
+        self.asked = wanted;
+        if subscribe.is_empty() && unsubscribe.is_empty() {
+            return None;
+        }
+        Some(DeltaDiscoveryRequest {
+            type_url: TYPES[ASSIGNMENTS].to_owned(),
+            resource_names_subscribe: subscribe,
+            resource_names_unsubscribe: unsubscribe,
+            ..DeltaDiscoveryRequest::default()
+        })
+    }
+
+    fn subscribe(&self, kind: usize, names: Vec<String>) -> DeltaDiscoveryRequest {
+        let version =
+            |(name, held): (&String, &Arc<Resource>)| (name.clone(), held.version.clone());
+        DeltaDiscoveryRequest {
+            type_url: TYPES[kind].to_owned(),
+            resource_names_subscribe: names,
+            initial_resource_versions: self.held[kind].iter().map(version).collect(),
+            ..DeltaDiscoveryRequest::default()
+        }
+    }
+}
+
+/// What to make of one resource before it is decoded.
+enum Verdict {
+    Unchanged,
+    Behind,
+    Fresh,
+}
+
+fn kind_of(type_url: &str) -> Option<usize> {
+    TYPES.iter().position(|known| *known == type_url)
+}
+
+fn resource_name(problem: &Problem) -> Option<&str> {
+    match &problem.place {
+        Place::Resource { name, .. } => Some(name),
+        Place::File { .. } => None,
+    }
+}
+
+/// The refusal that names resources and reasons, cut to what a status can show.
+fn refusal_of(problems: &[Problem]) -> Option<Status> {
+    if problems.is_empty() {
+        return None;
+    }
+    let mut text = String::new();
+    for (index, problem) in problems.iter().enumerate() {
+        let line = problem.to_string();
+        if text.len() + line.len() > REFUSAL_BYTES_MAX && index > 0 {
+            text.push_str(&format!("; and {} more", problems.len() - index));
+            break;
+        }
+        if index > 0 {
+            text.push_str("; ");
+        }
+        text.push_str(&line);
+    }
+    Some(refusal(text))
+}
+
+fn refusal(message: String) -> Status {
+    Status {
+        code: INVALID_ARGUMENT,
+        message,
+        details: Vec::new(),
+    }
+}
+
+/// How long a resource of a replica that is behind waits for something newer.
+pub const HELD_BACK: Duration = Duration::from_secs(10);
+
+/// Indexes into [`TYPES`].
+const CLUSTERS: usize = 0;
+const ASSIGNMENTS: usize = 1;
+const LISTENERS: usize = 2;
+/// Everything of a type.
+const WILDCARD: &str = "*";
+/// Of the text of a refusal; it ends up in a condition's message.
+const REFUSAL_BYTES_MAX: usize = 4096;

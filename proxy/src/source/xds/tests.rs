@@ -1,0 +1,308 @@
+use fairlead_config::{
+    snapshot::Snapshot,
+    xds::{self, Resources},
+    yaml,
+};
+use proptest::prelude::*;
+
+use super::*;
+
+mod envoy;
+mod plane;
+mod stream;
+
+/// A snapshot with the services `a/s<i>:p`, each with one endpoint of the given weight.
+fn snapshot(services: std::ops::Range<usize>, weight: u16) -> Snapshot {
+    let mut text = String::from("services:");
+    for index in services {
+        let port = 1000 + index;
+        text.push_str(&format!(
+            "\n  - name: a/s{index}:p
+    frontends: [ {{ protocol: tcp, address: '127.0.0.1:{port}' }} ]
+    tiers: [ {{ members: [ {{ name: m, endpoints: [ {{ address: '10.0.0.1:{port}', weight: {weight} }} ] }} ] }} ]"
+        ));
+    }
+    if text.ends_with(':') {
+        text.push_str(" []");
+    }
+    let file = yaml::parse(text.as_bytes());
+    file.unwrap_or_else(|problems| panic!("{problems}"))
+        .snapshot
+}
+
+fn stamp(as_of: u64) -> Stamp {
+    Stamp {
+        as_of,
+        epoch: "one".to_owned(),
+    }
+}
+
+fn encode(snapshot: &Snapshot, as_of: u64) -> Resources {
+    xds::encode(snapshot, &stamp(as_of))
+}
+
+fn response(kind: usize, resources: &[Resource]) -> DeltaDiscoveryResponse {
+    DeltaDiscoveryResponse {
+        type_url: TYPES[kind].to_owned(),
+        nonce: format!("nonce-{kind}"),
+        resources: resources.to_vec(),
+        ..DeltaDiscoveryResponse::default()
+    }
+}
+
+fn at(seconds: u64) -> Tick {
+    Tick::from_start(Duration::from_secs(seconds))
+}
+
+/// A client and what a control thread would run on.
+struct Proxy {
+    ads: Ads,
+    running: Snapshot,
+}
+
+impl Proxy {
+    fn new() -> Self {
+        Self {
+            ads: Ads::new(Node::default()),
+            running: Snapshot::default(),
+        }
+    }
+
+    fn receive(&mut self, response: DeltaDiscoveryResponse, now: Tick) -> Step {
+        let step = self.ads.receive(response, now);
+        self.run(&step);
+        step
+    }
+
+    fn run(&mut self, step: &Step) {
+        let (_, problems) = self.running.apply(step.delta.clone());
+        assert_eq!(problems, []);
+    }
+
+    fn receive_all(&mut self, resources: &Resources, now: Tick) {
+        self.receive(response(CLUSTERS, &resources.clusters), now);
+        self.receive(response(ASSIGNMENTS, &resources.assignments), now);
+        self.receive(response(LISTENERS, &resources.listeners), now);
+    }
+
+    fn weight_of_first(&self) -> u16 {
+        let rows = self.running.endpoints.values().next().expect("a service");
+        rows.values().next().expect("an endpoint").weight
+    }
+}
+
+#[test]
+fn a_new_stream_asks_for_everything_and_names_what_is_in_force() {
+    let mut proxy = Proxy::new();
+    let requests = proxy.ads.connect();
+    assert_eq!(requests.len(), 2, "no assignment is known yet");
+    assert!(requests[0].node.is_some() && requests[1].node.is_none());
+    proxy.receive_all(&encode(&snapshot(0..2, 1), 5), at(0));
+    let requests = proxy.ads.connect();
+    let types: Vec<&str> = requests.iter().map(|it| it.type_url.as_str()).collect();
+    assert_eq!(types, TYPES);
+    assert_eq!(requests[1].resource_names_subscribe, ["a/s0:p", "a/s1:p"]);
+    assert_eq!(requests[0].resource_names_subscribe, [WILDCARD]);
+    assert_eq!(requests[0].initial_resource_versions.len(), 2);
+    let held = &encode(&snapshot(0..2, 1), 9).clusters[0];
+    let version = &requests[0].initial_resource_versions["a/s0:p"];
+    assert_eq!(*version, held.version);
+}
+
+#[test]
+fn clusters_bring_a_request_for_their_endpoints_and_an_acknowledgement() {
+    let mut proxy = Proxy::new();
+    proxy.ads.connect();
+    let resources = encode(&snapshot(0..2, 1), 1);
+    let step = proxy.receive(response(CLUSTERS, &resources.clusters), at(0));
+    let [ack, ask] = step.requests.as_slice() else {
+        panic!("{:?}", step.requests);
+    };
+    assert_eq!(
+        (ack.response_nonce.as_str(), &ack.error_detail),
+        ("nonce-0", &None)
+    );
+    assert_eq!(ask.type_url, TYPES[ASSIGNMENTS]);
+    assert_eq!(ask.resource_names_subscribe, ["a/s0:p", "a/s1:p"]);
+    assert_eq!(proxy.ads.waiting(), ["a/s0:p", "a/s1:p"]);
+    let gone = DeltaDiscoveryResponse {
+        removed_resources: vec!["a/s0:p".to_owned()],
+        ..response(CLUSTERS, &[])
+    };
+    let step = proxy.receive(gone, at(1));
+    assert_eq!(step.requests[1].resource_names_unsubscribe, ["a/s0:p"]);
+}
+
+#[test]
+fn a_refusal_names_the_resource_and_the_reason_and_the_others_take_force() {
+    let mut proxy = Proxy::new();
+    let mut resources = encode(&snapshot(0..2, 1), 1);
+    resources.clusters[0].resource.as_mut().unwrap().value = vec![0xff];
+    let step = proxy.receive(response(CLUSTERS, &resources.clusters), at(0));
+    let status = step.requests[0].error_detail.as_ref().expect("a refusal");
+    assert_eq!(status.code, INVALID_ARGUMENT);
+    assert!(
+        status.message.starts_with("cluster a/s0:p: is no valid"),
+        "{}",
+        status.message
+    );
+    proxy.receive(response(ASSIGNMENTS, &resources.assignments), at(0));
+    assert_eq!(proxy.running.services.len(), 1);
+    let requests = proxy.ads.connect();
+    assert_eq!(
+        requests[0].initial_resource_versions.len(),
+        1,
+        "the refused one is not held"
+    );
+    let counts = proxy.ads.counts();
+    assert_eq!((counts.accepted, counts.refused), (3, 1));
+}
+
+#[test]
+fn a_type_that_was_not_asked_for_is_refused() {
+    let mut proxy = Proxy::new();
+    let other = DeltaDiscoveryResponse {
+        type_url: "type.googleapis.com/other".to_owned(),
+        ..response(0, &[])
+    };
+    let step = proxy.receive(other, at(0));
+    assert!(step.requests[0].error_detail.is_some());
+    assert_eq!(step.delta.changes, []);
+}
+
+#[test]
+fn equal_content_is_ignored() {
+    let mut proxy = Proxy::new();
+    proxy.receive_all(&encode(&snapshot(0..2, 1), 5), at(0));
+    let step = proxy.receive(
+        response(CLUSTERS, &encode(&snapshot(0..2, 1), 7).clusters),
+        at(1),
+    );
+    assert_eq!(step.delta.changes, []);
+    assert_eq!(proxy.ads.counts().unchanged, 2);
+}
+
+#[test]
+fn an_older_view_is_held_back_and_then_accepted_and_counted() {
+    let mut proxy = Proxy::new();
+    proxy.receive_all(&encode(&snapshot(0..1, 5), 50), at(0));
+    let older = encode(&snapshot(0..1, 4), 40);
+    let step = proxy.receive(response(ASSIGNMENTS, &older.assignments), at(1));
+    assert_eq!(step.requests[0].error_detail, None, "it is acknowledged");
+    assert_eq!(proxy.weight_of_first(), 5);
+    assert_eq!(proxy.ads.next_deadline(), Some(at(11)));
+    assert_eq!(proxy.ads.release(at(10)), Step::default());
+    let step = proxy.ads.release(at(11));
+    proxy.run(&step);
+    assert_eq!(proxy.weight_of_first(), 4);
+    assert_eq!(proxy.ads.counts().accepted_stale, 1);
+    assert_eq!(proxy.ads.next_deadline(), None);
+}
+
+#[test]
+fn something_newer_ends_the_wait_of_an_older_view() {
+    let mut proxy = Proxy::new();
+    proxy.receive_all(&encode(&snapshot(0..1, 5), 50), at(0));
+    let send = |proxy: &mut Proxy, weight, as_of, now| {
+        let resources = encode(&snapshot(0..1, weight), as_of);
+        proxy.receive(response(ASSIGNMENTS, &resources.assignments), now);
+    };
+    send(&mut proxy, 4, 40, at(1));
+    send(&mut proxy, 6, 60, at(2));
+    assert_eq!(proxy.weight_of_first(), 6);
+    assert_eq!(proxy.ads.next_deadline(), None);
+    send(&mut proxy, 5, 55, at(3));
+    send(&mut proxy, 6, 58, at(4));
+    assert_eq!(
+        proxy.ads.next_deadline(),
+        None,
+        "what is in force was said again"
+    );
+}
+
+#[test]
+fn a_restored_control_plane_takes_force_at_once() {
+    let mut proxy = Proxy::new();
+    proxy.receive_all(&encode(&snapshot(0..1, 5), 50), at(0));
+    let other_life = Stamp {
+        as_of: 3,
+        epoch: "two".to_owned(),
+    };
+    let restored = xds::encode(&snapshot(0..1, 9), &other_life);
+    proxy.receive(response(ASSIGNMENTS, &restored.assignments), at(1));
+    assert_eq!(proxy.weight_of_first(), 9);
+}
+
+#[test]
+fn what_was_saved_serves_again_and_damage_is_noticed() {
+    let mut proxy = Proxy::new();
+    proxy.receive_all(&encode(&snapshot(0..3, 1), 5), at(0));
+    let bytes = saved::encode(&proxy.ads.in_force());
+    let mut again = Proxy::new();
+    let step = again.ads.restore(saved::decode(&bytes).unwrap());
+    again.run(&step);
+    assert_eq!(again.running, proxy.running);
+    assert_eq!(
+        again.ads.connect(),
+        proxy.ads.connect(),
+        "nothing is sent twice"
+    );
+    assert_eq!(again.ads.stamp(), stamp(5));
+
+    assert_eq!(saved::decode(b"services: []"), Err(saved::Unusable::Form));
+    let cut = &bytes[..bytes.len() - 1];
+    assert_eq!(saved::decode(cut), Err(saved::Unusable::Checksum));
+    let mut changed = bytes.clone();
+    changed[40] ^= 1;
+    assert_eq!(saved::decode(&changed), Err(saved::Unusable::Checksum));
+}
+
+proptest! {
+    /// However the answers are cut and repeated, the proxy ends up with the last state.
+    #[test]
+    fn any_batching_ends_in_the_same_state(
+        states in proptest::collection::vec((0..4_usize, 1..5_u16), 1..5),
+        cut in 1..4_usize,
+        twice: bool,
+    ) {
+        let mut proxy = Proxy::new();
+        let mut last = Snapshot::default();
+        let mut names: BTreeSet<String> = BTreeSet::new();
+        for (as_of, (services, weight)) in (1..).zip(&states) {
+            last = snapshot(0..*services, *weight);
+            let resources = encode(&last, as_of);
+            for (kind, all) in [&resources.clusters, &resources.assignments, &resources.listeners]
+                .into_iter()
+                .enumerate()
+            {
+                for part in all.chunks(cut) {
+                    proxy.receive(response(kind, part), at(as_of));
+                    if twice {
+                        proxy.receive(response(kind, part), at(as_of));
+                    }
+                }
+            }
+            let now: BTreeSet<String> = resources.clusters.iter().map(|it| it.name.clone()).collect();
+            let gone: Vec<String> = names.difference(&now).cloned().collect();
+            let ports = gone.iter().map(|name| {
+                let index: usize = name[3..name.len() - 2].parse().unwrap();
+                format!("tcp/127.0.0.1:{}", 1000 + index)
+            });
+            let listeners = DeltaDiscoveryResponse {
+                removed_resources: ports.collect(),
+                ..response(LISTENERS, &[])
+            };
+            proxy.receive(listeners, at(as_of));
+            let clusters = DeltaDiscoveryResponse { removed_resources: gone, ..response(CLUSTERS, &[]) };
+            proxy.receive(clusters, at(as_of));
+            names = now;
+        }
+        prop_assert_eq!(&proxy.running, &last);
+        prop_assert!(proxy.ads.waiting().is_empty());
+    }
+
+    #[test]
+    fn a_saved_state_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+        prop_assert!(saved::decode(&bytes).is_err());
+    }
+}
