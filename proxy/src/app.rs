@@ -18,6 +18,8 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     access_log::sink::Sinks,
     control::Control,
+    directory::Signal,
+    health::io::Prober,
     metrics::{Metrics, ReloadResult},
     settings::{Flags, Settings},
     source::{self, Refusal, file::FileSource},
@@ -36,6 +38,7 @@ pub struct App {
     metrics: Arc<Metrics>,
     fleet: Arc<Fleet>,
     control: Control,
+    prober: Prober,
     threads: Threads,
     tasks: Tasks,
     signals: Signals,
@@ -50,6 +53,8 @@ enum Event {
     Signal(Request),
     /// Strikes, or a thread drained.
     Reports,
+    /// A probe was answered.
+    Probed(Signal),
     /// A deadline came.
     Time,
     ThreadLost(String),
@@ -91,6 +96,7 @@ impl App {
             departure: Departure::new(settings.drain),
             flags,
             settings,
+            prober: Prober::new(clock.clone()),
             clock,
             metrics,
             fleet,
@@ -110,10 +116,15 @@ impl App {
                 Event::Source(event) => self.take(event),
                 Event::Signal(request) => self.obey(request),
                 Event::Reports => {
-                    self.fleet.reports.take();
+                    let reports = self.fleet.reports.take().into_iter();
+                    self.control.observe(reports.map(Signal::Report));
                 }
+                Event::Probed(answer) => self.control.observe([answer]),
                 Event::Time => self.control.advance(),
                 Event::ThreadLost(reason) => break Some(reason),
+            }
+            for job in self.control.take_probes() {
+                self.prober.start(job);
             }
             if self.advance_departure() == Phase::Over {
                 break None;
@@ -140,6 +151,7 @@ impl App {
             Some(event) = self.events.recv() => Event::Source(event),
             request = self.signals.next() => Event::Signal(request),
             () = self.fleet.reports.wait() => Event::Reports,
+            answer = self.prober.answer() => Event::Probed(answer),
             reason = self.threads.lost() => Event::ThreadLost(reason),
             () = tokio::time::sleep(wait) => Event::Time,
         }

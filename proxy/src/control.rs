@@ -24,7 +24,8 @@ use fairlead_runtime::clock::{Clock, Tick};
 
 use crate::{
     access_log::{Reason, sink::Sinks},
-    directory::Directory,
+    directory::{Directory, Signal},
+    health::probe::Job,
     metrics::Metrics,
     tcp::Fleet,
 };
@@ -68,7 +69,7 @@ impl Control {
         Self {
             clock,
             snapshot: Snapshot::default(),
-            directory: Directory::new(),
+            directory: Directory::new(seed),
             routes: Routes::new(metrics, sinks, seed),
             listeners: Listeners::new(fleet.clone(), fd_budget),
             leaving: Leaving::default(),
@@ -116,8 +117,20 @@ impl Control {
 
     /// When [`Self::advance`] has something to do.
     pub fn next_deadline(&self) -> Option<Tick> {
-        let deadlines = [self.directory.next_deadline(), self.leaving.next_deadline()];
+        let health = self.directory.next_deadline(self.clock.now());
+        let deadlines = [health, self.leaving.next_deadline()];
         deadlines.into_iter().flatten().min()
+    }
+
+    /// Takes in what data threads and probes saw.
+    pub fn observe(&mut self, signals: impl IntoIterator<Item = Signal>) {
+        self.directory.observe(signals, self.clock.now());
+        self.note_changes();
+    }
+
+    /// The probes to send now; each has to come back through [`Self::observe`].
+    pub fn take_probes(&mut self) -> Vec<Job> {
+        self.directory.take_probes(self.clock.now())
     }
 
     /// Does what is due by time alone.
@@ -194,7 +207,7 @@ fn reason_of(kind: &crate::directory::ChangeKind) -> Option<Reason> {
     match kind {
         ChangeKind::Removed => Some(Reason::EndpointRemoved),
         ChangeKind::Draining => Some(Reason::EndpointDrained),
-        ChangeKind::Unhealthy => Some(Reason::EndpointUnhealthy),
+        ChangeKind::Unhealthy(_) => Some(Reason::EndpointUnhealthy),
         ChangeKind::Usable => None,
     }
 }

@@ -25,7 +25,7 @@ use fairlead_runtime::clock::Tick;
 use crate::{
     balancer::hash::{self, Identity},
     connect::budget::HedgeBudget,
-    health::times::ConnectTimes,
+    health::{member::Window, times::ConnectTimes},
     view::ServiceView,
 };
 
@@ -75,9 +75,9 @@ pub struct MemberState {
     pub identity: Identity,
     /// The service that this knowledge is about.
     pub service: Arc<ServiceState>,
+    /// Its connects of the last second.
+    pub window: Window,
     times: OnceLock<Box<ConnectTimes>>,
-    connected: AtomicU32,
-    failed: AtomicU32,
     turn: AtomicU32,
 }
 
@@ -182,9 +182,8 @@ impl MemberState {
             identity: hash::member(name.as_str()),
             name,
             service,
+            window: Window::default(),
             times: OnceLock::new(),
-            connected: AtomicU32::new(0),
-            failed: AtomicU32::new(0),
             turn: AtomicU32::new(0),
         }
     }
@@ -197,11 +196,6 @@ impl MemberState {
     /// Adds a connect time, of a session or of a probe.
     pub fn record_time(&self, took: Duration) {
         self.times.get_or_init(Box::default).record(took);
-    }
-
-    /// Connects that were answered and that failed, since the process started, wrapping.
-    pub fn connects(&self) -> (u32, u32) {
-        (self.connected.load(Relaxed), self.failed.load(Relaxed))
     }
 
     /// The next number of its round-robin.
@@ -307,11 +301,11 @@ impl EndpointState {
     /// Takes note of an outcome; the answer is the number of strikes in a row, 0 when it was none.
     ///
     /// A few relaxed writes; the caller reports strikes to the health owner.
-    pub fn record(&self, outcome: Outcome) -> u32 {
+    pub fn record(&self, outcome: Outcome, now: Tick) -> u32 {
         let (counter, strike) = match outcome {
             Outcome::Connected(took) => {
                 self.record_connect(took);
-                self.member.connected.fetch_add(1, Relaxed);
+                self.member.window.add(true, now);
                 return 0;
             }
             Outcome::Served => {
@@ -327,7 +321,7 @@ impl EndpointState {
         };
         counter.fetch_add(1, Relaxed);
         if strike == STRIKE_CONNECT {
-            self.member.failed.fetch_add(1, Relaxed);
+            self.member.window.add(false, now);
         }
         let before = self.strikes.load(Relaxed);
         let saturated = before & 0xffff >= STRIKES_MAX || before >> 16 >= STRIKES_MAX;
@@ -366,6 +360,8 @@ impl PartialEq for EndpointState {
     }
 }
 
+impl Eq for EndpointState {}
+
 // === impl Flags ===
 
 impl Flags {
@@ -385,8 +381,6 @@ impl Flags {
     pub const LINK_LOST: Self = Self(1 << 5);
     /// Ejected, and one connection may try it.
     pub const TRIAL: Self = Self(1 << 6);
-    /// No probe has answered yet; usable all the same.
-    pub const UNVERIFIED: Self = Self(1 << 7);
 
     const UNUSABLE: Self = Self(0b11_1111);
     const HOPELESS: Self = Self(0b111);

@@ -31,11 +31,7 @@ use fairlead_runtime::clock::{Clock, Tick};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::{
-    access_log::Reason,
-    metrics::Metrics,
-    registry::{EndpointId, EndpointState, Outcome},
-};
+use crate::{access_log::Reason, health::Report, metrics::Metrics, registry::EndpointId};
 
 mod accept;
 mod close;
@@ -112,22 +108,11 @@ pub(crate) struct Handed {
     pub(crate) accepted: Tick,
 }
 
-/// Strikes, from the data threads to the control thread.
+/// What may change a verdict, from the data threads to the control thread.
 #[derive(Debug, Default)]
 pub struct Reports {
     queue: Mutex<Vec<Report>>,
     notify: Notify,
-}
-
-/// A strike.
-#[derive(Debug, Clone)]
-pub struct Report {
-    /// Whose.
-    pub endpoint: Arc<EndpointState>,
-    /// What it did.
-    pub outcome: Outcome,
-    /// How many in a row.
-    pub strikes: u32,
 }
 
 // === impl Fleet ===
@@ -227,15 +212,11 @@ impl Reports {
         std::mem::take(&mut *self.queue.lock())
     }
 
-    pub(crate) fn push(&self, endpoint: &Arc<EndpointState>, outcome: Outcome, strikes: u32) {
+    pub(crate) fn push(&self, report: Report) {
         let mut queue = self.queue.lock();
         // The endpoint's own count of strikes says the same, so a lost report is not a lost strike.
         if queue.len() < REPORTS_MAX {
-            queue.push(Report {
-                endpoint: endpoint.clone(),
-                outcome,
-                strikes,
-            });
+            queue.push(report);
         }
         drop(queue);
         self.notify.notify_one();

@@ -7,13 +7,15 @@
 //! there is takes all, each tier below `panicBelow` with all its endpoints. Leaving endpoints serve
 //! when nothing else in any tier that may be used is healthy.
 //!
-//! A tier gives up sessions at once, and takes them back only after it was good for `returnAfter`.
+//! A tier gives up sessions at once, and takes back only what it could have taken all the time of the
+//! last `returnAfter`.
 //! Pure: equal counts, holds and time give equal shares. Costs O(members).
 
 use std::time::Duration;
 
 use fairlead_config::policy::Policy;
 use fairlead_runtime::clock::Tick;
+use smallvec::SmallVec;
 
 use super::pool::Mode;
 use crate::registry::RAMP_FULL;
@@ -41,12 +43,12 @@ pub struct Counts {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Holds(Vec<Hold>);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a tier could take at any time of the last `returnAfter`, as far as it matters: rising
+/// values, each with the time until which it held. The last one holds now.
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Hold {
-    /// What the tier may take, of [`ONE`].
-    allowed: u64,
-    /// Since when it could take more, and the least of it.
-    rising: Option<(Tick, u64)>,
+    past: SmallVec<[(u64, Tick); 2]>,
+    present: u64,
 }
 
 /// What was decided.
@@ -151,7 +153,7 @@ fn allocate(tiers: &mut [TierShare], holds: &Holds) -> u64 {
         if tier.below_min {
             0
         } else {
-            holds.0[index].allowed.min(tier.available)
+            holds.allowed(index).min(tier.available)
         }
     });
     give(tiers, &|_, tier| {
@@ -262,7 +264,8 @@ fn portion(whole: u64, part: u64, of: u64) -> u64 {
 // === impl Holds ===
 
 impl Holds {
-    /// Lets each tier fall at once and rise only after it stayed up; the answer is the next return.
+    /// Lets each tier fall at once and rise only to what it could take all the time since; the answer
+    /// is the next return.
     fn advance(
         &mut self,
         tiers: &mut [TierShare],
@@ -270,46 +273,49 @@ impl Holds {
         now: Tick,
     ) -> Option<Tick> {
         self.0.truncate(tiers.len());
-        for tier in &tiers[self.0.len()..] {
-            // A tier not seen before has nothing to prove: it holds for nobody.
-            self.0.push(Hold {
-                allowed: tier.available,
-                rising: None,
-            });
-        }
-        for (hold, tier) in self.0.iter_mut().zip(tiers.iter_mut()) {
+        for (index, tier) in tiers.iter_mut().enumerate() {
             let available = if tier.below_min { 0 } else { tier.available };
-            tier.held_until = hold.advance(available, return_after, now);
+            match self.0.get_mut(index) {
+                Some(hold) => tier.held_until = hold.advance(available, return_after, now),
+                // A tier not seen before has nothing to prove: it holds for nobody.
+                None => self.0.push(Hold {
+                    past: SmallVec::new(),
+                    present: available,
+                }),
+            }
         }
         tiers.iter().filter_map(|tier| tier.held_until).min()
+    }
+
+    fn allowed(&self, tier: usize) -> u64 {
+        let hold = &self.0[tier];
+        hold.past.first().map_or(hold.present, |&(least, _)| least)
     }
 }
 
 impl Hold {
     fn advance(&mut self, available: u64, return_after: Duration, now: Tick) -> Option<Tick> {
-        if available <= self.allowed {
-            *self = Self {
-                allowed: available,
-                rising: None,
-            };
-            return None;
+        if available > self.present {
+            self.past.push((self.present, now));
         }
-        let (since, least) = match self.rising {
-            Some((since, least)) => (since, least.min(available)),
-            None => (now, available),
-        };
-        if now.since(since) < return_after {
-            self.rising = Some((since, least));
-            return Some(since.after(return_after));
+        self.present = available;
+        self.past
+            .retain(|&mut (value, until)| value < available && now < until.after(return_after));
+        if self.past.len() > STEPS_MAX {
+            // Two steps become one: the lower value, held as long as the higher one.
+            let (_, until) = self.past.remove(1);
+            self.past[0].1 = until;
         }
-        self.allowed = least;
-        self.rising = (available > least).then_some((now, available));
-        self.rising.map(|(since, _)| since.after(return_after))
+        self.past
+            .first()
+            .map(|&(_, until)| until.after(return_after))
     }
 }
 
 /// Everything, as shares count: 2^32.
 pub const ONE: u64 = 1 << 32;
+/// Values of a tier's past that are told apart.
+const STEPS_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests;

@@ -52,8 +52,8 @@ impl Leaving {
             }
             ChangeKind::Removed => drain.removed,
             ChangeKind::Draining => drain.draining,
-            ChangeKind::Unhealthy if drain.unhealthy == OnUnhealthy::Reset => Duration::ZERO,
-            ChangeKind::Unhealthy => return,
+            ChangeKind::Unhealthy(_) if drain.unhealthy == OnUnhealthy::Reset => Duration::ZERO,
+            ChangeKind::Unhealthy(_) => return,
         };
         let deadline = change.at + delay;
         match self.endpoints.get(&id) {
@@ -63,7 +63,7 @@ impl Leaving {
                 self.cancel(id);
                 let departure = Departure {
                     endpoint: Arc::downgrade(&change.endpoint),
-                    kind: change.kind.clone(),
+                    kind: change.kind,
                     deadline,
                     cancelled: None,
                 };

@@ -68,6 +68,8 @@ pub struct WantedEndpoint {
 pub struct Synced {
     /// New ones, or back after having been removed.
     pub added: Vec<Arc<EndpointState>>,
+    /// Those of `added` that were removed before and still have sessions.
+    pub revived: Vec<Arc<EndpointState>>,
     /// Those of which the objects say something else now.
     pub changed: Vec<Arc<EndpointState>>,
     /// Those no longer wanted.
@@ -214,9 +216,7 @@ impl Registry {
                 }
                 None => {
                     same = false;
-                    let state = self.admit(&member.state, want);
-                    synced.added.push(state.clone());
-                    state
+                    self.admit(&member.state, want, synced)
                 }
             };
             endpoints.push(Entry {
@@ -238,7 +238,12 @@ impl Registry {
         }
     }
 
-    fn admit(&mut self, member: &Arc<MemberState>, want: WantedEndpoint) -> Arc<EndpointState> {
+    fn admit(
+        &mut self,
+        member: &Arc<MemberState>,
+        want: WantedEndpoint,
+        synced: &mut Synced,
+    ) -> Arc<EndpointState> {
         let identity = hash::endpoint(member.name.as_str(), want.addr);
         let key = (member.service.id, identity);
         let known = self
@@ -249,6 +254,7 @@ impl Registry {
             Some(known) => {
                 self.leaving.remove(&key);
                 known.change_flags(Flags::NONE, Flags::REMOVED);
+                synced.revived.push(known.clone());
                 known
             }
             None => {
@@ -257,6 +263,7 @@ impl Registry {
             }
         };
         set_object(&state, want.object);
+        synced.added.push(state.clone());
         state
     }
 

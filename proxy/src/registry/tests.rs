@@ -47,7 +47,7 @@ fn strikes_count_in_a_row() {
         (Outcome::ResetBeforeData, 3),
     ];
     for (step, (outcome, strikes)) in rows.into_iter().enumerate() {
-        assert_eq!(endpoint.record(outcome), strikes, "step {step}");
+        assert_eq!(endpoint.record(outcome, Tick(0)), strikes, "step {step}");
     }
 }
 
@@ -122,6 +122,8 @@ fn a_removed_service_is_freed_with_its_view() {
     let name = fixture.name.clone();
     fixture.apply(vec![Change::RemoveService(name)]);
     fixture.directory.take_changes();
-    fixture.directory.advance(fixture.now);
+    fixture
+        .directory
+        .advance(fixture.now.after(Duration::from_secs(1)));
     assert_eq!(service.strong_count(), 0);
 }

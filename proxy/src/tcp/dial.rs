@@ -19,6 +19,7 @@ use crate::{
     access_log::Reason,
     balancer::{FlowKey, NoEndpoint},
     connect::{Action, Actions, AttemptId, Connecting, Event, Failure},
+    health::note,
     metrics::{ConnectResult, MemberMetrics},
     proxy_protocol,
     registry::{EndpointState, Live, Outcome},
@@ -338,11 +339,10 @@ impl Worker {
         self.report_outcome(endpoint, outcome);
     }
 
-    /// Tells the endpoint's state, and the health owner when it is a strike.
+    /// Tells the endpoint's state, and the health owner when that may change a verdict.
     pub(crate) fn report_outcome(&self, endpoint: &Arc<EndpointState>, outcome: Outcome) {
-        let strikes = endpoint.record(outcome);
-        if strikes > 0 {
-            self.fleet.reports.push(endpoint, outcome, strikes);
+        if let Some(report) = note(endpoint, outcome, self.now) {
+            self.fleet.reports.push(report);
         }
     }
 

@@ -37,6 +37,7 @@ use super::{
 use crate::{
     access_log::Reason,
     balancer::draw::Draw,
+    health::note,
     metrics::{Fault, ThreadMetrics},
     proxy_protocol,
     registry::{EndpointId, Flags, Outcome},
@@ -173,7 +174,10 @@ impl Worker {
         if !session.marks.answered && relay.downward.bytes > 0 {
             session.marks.answered = true;
             if let Some(served) = &session.served {
-                served.live.record(Outcome::Served);
+                // The first byte may end an ejection.
+                if let Some(report) = note(&served.live, Outcome::Served, self.now) {
+                    self.fleet.reports.push(report);
+                }
             }
         }
         if let Some(reason) = reason_of(turn) {

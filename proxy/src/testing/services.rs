@@ -94,7 +94,7 @@ impl Builder {
     pub(crate) fn build(self) -> Fixture {
         let name = self.service.name.clone();
         let mut fixture = Fixture {
-            directory: Directory::new(),
+            directory: Directory::new(1),
             snapshot: Snapshot::default(),
             name: name.clone(),
             now: Tick(1_000_000_000),
