@@ -54,8 +54,12 @@ impl Core {
 
     /// Serves what the CRDs in the store ask for.
     pub(crate) fn serve_crds(&self) {
-        for crd in self.list("apiextensions.k8s.io", "customresourcedefinitions", "") {
-            self.serve_crd(&crd);
+        let all = self.list("apiextensions.k8s.io", "customresourcedefinitions", "");
+        let now = crate::clock::rfc3339(self.now());
+        for crd in &all {
+            // One that was stored but not yet established when the server stopped.
+            let settled = crate::crd::settled(crd, &all, &now);
+            self.serve_crd(settled.as_ref().unwrap_or(crd));
         }
     }
 

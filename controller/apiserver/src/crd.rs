@@ -1,73 +1,226 @@
-//! Custom resource definitions: what a served version of one needs at run time.
+//! Custom resource definitions: what they must look like, which of them are served, and what their versions need at run time.
+//!
+//! A served version keeps its compiled schema and rules ([`Custom`]). Compiled versions are shared by content among all servers
+//! of the process, so a thousand servers with the same CRDs hold one copy. Conversion between versions is `None`: only the
+//! apiVersion differs.
 
-use std::sync::Arc;
+mod definition;
+mod rules;
+mod status;
+mod structural;
+mod values;
 
-use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Weak};
 
+use parking_lot::Mutex;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use crate::error::{Cause, CauseReason};
 use crate::resource::{Resource, Subresource, Verbs, table_name};
 use crate::schema::Schema;
+
+pub(crate) use definition::Definition;
+pub(crate) use status::{CLEANUP, is_true, released, settled, terminating};
 
 /// What a resource of a CRD has beyond a built-in one.
 #[derive(Debug, Clone)]
 pub struct Custom {
-    /// The CRD's name and uid.
+    /// The CRD's name.
     pub crd: String,
     pub schema: Option<Arc<Schema>>,
+    version: Arc<Version>,
     pub has_status: bool,
+    pub scale: Option<Scale>,
     /// `additionalPrinterColumns` of the version, as they are written in the CRD.
     pub printer_columns: Vec<Value>,
     pub selectable_fields: Vec<String>,
+    /// The CRD is being deleted: nothing new is created.
+    pub terminating: bool,
 }
 
-/// The resources that a CRD asks for, one for each served version.
+/// Where the scale subresource finds its numbers: paths like `.spec.replicas`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scale {
+    pub spec_replicas: String,
+    pub status_replicas: String,
+    /// Empty for none.
+    pub selector: String,
+}
+
+/// A version's schema and rules, ready to use.
+#[derive(Debug)]
+struct Version {
+    schema: Arc<Schema>,
+    rules: rules::Rules,
+}
+
+// === impl Custom ===
+
+impl Custom {
+    /// Everything that the schema and its rules have against an object; `old` is the one it replaces.
+    pub fn validate(&self, object: &Value, old: Option<&Value>) -> Vec<Cause> {
+        let schema = &self.version.schema;
+        let mut causes = schema.validate_update(object, old);
+        causes.extend(self.validate_scale(object));
+        if old.is_none_or(|old| schema.validate_list_types(old).is_empty()) {
+            causes.extend(schema.validate_list_types(object));
+        }
+        if self.version.rules.is_empty() {
+            return causes;
+        }
+        if causes.iter().any(|cause| blocks_rules(cause.reason)) {
+            let message = "Invalid value: null: some validation rules were not checked because the object was \
+                           invalid; correct the existing errors to complete validation";
+            causes.push(Cause::new(CauseReason::FieldValueInvalid, "<nil>", message));
+        } else {
+            causes.extend(self.version.rules.validate(object, old));
+        }
+        causes
+    }
+
+    fn validate_scale(&self, object: &Value) -> Vec<Cause> {
+        let Some(scale) = &self.scale else {
+            return Vec::new();
+        };
+        let paths = [&scale.spec_replicas, &scale.status_replicas];
+        let faults = paths.into_iter().filter_map(|path| {
+            let value = at_path(object, path)?;
+            let detail = match value.as_i64() {
+                Some(n) if n < 0 => "should be a non-negative integer".to_owned(),
+                Some(n) if n > i64::from(i32::MAX) => {
+                    format!("should be less than or equal to {}", i32::MAX)
+                }
+                _ => return None,
+            };
+            Some(Cause::invalid(path.clone(), value, &detail))
+        });
+        faults.collect()
+    }
+}
+
+/// The value at a path like `.spec.replicas`.
+pub fn at_path<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
+    path.trim_start_matches('.')
+        .split('.')
+        .try_fold(object, |value, name| value.get(name))
+}
+
+/// Rules are only run on objects of the right shape.
+fn blocks_rules(reason: CauseReason) -> bool {
+    matches!(
+        reason,
+        CauseReason::FieldValueNotSupported
+            | CauseReason::FieldValueRequired
+            | CauseReason::FieldValueTooLong
+            | CauseReason::FieldValueTooMany
+            | CauseReason::FieldValueTypeInvalid
+    )
+}
+
+// === Serving ===
+
+/// The resources of an established CRD, one for each served version, the preferred one first; none before it is
+/// established.
 pub fn resources(crd: &Value) -> Vec<Resource> {
-    let spec = &crd["spec"];
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let names = &spec["names"];
-    let kind = text(&names["kind"]);
-    let plural = text(&names["plural"]);
-    let group = text(&spec["group"]);
-    let strings = |value: &Value| -> Vec<String> {
-        value.as_array().into_iter().flatten().map(text).collect()
-    };
-    let or = |value: &Value, default: String| {
-        value
-            .as_str()
-            .filter(|set| !set.is_empty())
-            .map_or(default, str::to_owned)
-    };
-    let versions = spec["versions"].as_array().into_iter().flatten();
-    versions
+    if !is_true(crd, "Established") {
+        return Vec::new();
+    }
+    let versions = crd["spec"]["versions"].as_array().into_iter().flatten();
+    let mut served: Vec<_> = versions
         .filter(|version| version["served"] == true)
-        .map(|version| {
-            let has_status = version["subresources"]["status"].is_object();
-            let fields = version["selectableFields"].as_array().into_iter().flatten();
-            Resource {
-                group: group.clone(),
-                version: text(&version["name"]),
-                resource: plural.clone(),
-                kind: kind.clone(),
-                list_kind: or(&names["listKind"], format!("{kind}List")),
-                singular: or(&names["singular"], kind.to_lowercase()),
-                short_names: strings(&names["shortNames"]),
-                categories: strings(&names["categories"]),
-                namespaced: spec["scope"] == "Namespaced",
-                verbs: Verbs::All,
-                subresources: subresources(version, &kind),
-                table: table_name(&group, &plural),
-                custom: Some(Arc::new(Custom {
-                    crd: text(&crd["metadata"]["name"]),
-                    schema: None,
-                    has_status,
-                    printer_columns: version["additionalPrinterColumns"]
-                        .as_array()
-                        .cloned()
-                        .unwrap_or_default(),
-                    selectable_fields: fields.map(|field| text(&field["jsonPath"])).collect(),
-                })),
-            }
-        })
-        .collect()
+        .map(|version| resource(crd, version))
+        .collect();
+    served.sort_by(|a, b| priority(&b.version).cmp(&priority(&a.version)));
+    served
+}
+
+fn resource(crd: &Value, version: &Value) -> Resource {
+    let (spec, names) = (&crd["spec"], &crd["status"]["acceptedNames"]);
+    let (kind, plural, group) = (
+        text(&names["kind"]),
+        text(&names["plural"]),
+        text(&spec["group"]),
+    );
+    let or = |value: &Value, default: String| match text(value) {
+        set if set.is_empty() => default,
+        set => set,
+    };
+    Resource {
+        version: text(&version["name"]),
+        list_kind: or(&names["listKind"], format!("{kind}List")),
+        singular: or(&names["singular"], kind.to_lowercase()),
+        short_names: texts(&names["shortNames"]),
+        categories: texts(&names["categories"]),
+        namespaced: spec["scope"] == "Namespaced",
+        verbs: Verbs::All,
+        subresources: subresources(version, &kind),
+        table: table_name(&group, &plural),
+        custom: Some(Arc::new(custom(crd, version))),
+        group,
+        resource: plural,
+        kind,
+    }
+}
+
+fn custom(crd: &Value, version: &Value) -> Custom {
+    let compiled = compiled(version["schema"].get("openAPIV3Schema"));
+    let scale = &version["subresources"]["scale"];
+    let fields = version["selectableFields"].as_array().into_iter().flatten();
+    Custom {
+        crd: text(&crd["metadata"]["name"]),
+        schema: Some(Arc::clone(&compiled.schema)),
+        version: compiled,
+        has_status: version["subresources"]["status"].is_object(),
+        scale: scale.is_object().then(|| Scale {
+            spec_replicas: text(&scale["specReplicasPath"]),
+            status_replicas: text(&scale["statusReplicasPath"]),
+            selector: text(&scale["labelSelectorPath"]),
+        }),
+        printer_columns: version["additionalPrinterColumns"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default(),
+        selectable_fields: fields.map(|field| text(&field["jsonPath"])).collect(),
+        terminating: crd["metadata"].get("deletionTimestamp").is_some(),
+    }
+}
+
+/// The compiled form of a schema, from whichever server of the process compiled it first.
+fn compiled(schema: Option<&Value>) -> Arc<Version> {
+    type Cache = Mutex<HashMap<[u8; 32], Weak<Version>>>;
+    static CACHE: LazyLock<Cache> = LazyLock::new(Mutex::default);
+    let source = schema.map(Value::to_string).unwrap_or_default();
+    let key: [u8; 32] = Sha256::digest(source.as_bytes()).into();
+    if let Some(found) = CACHE.lock().get(&key).and_then(Weak::upgrade) {
+        return found;
+    }
+    let version = Arc::new(Version {
+        schema: Arc::new(structural::of_resource(schema)),
+        rules: schema.map(rules::Rules::compile).unwrap_or_default(),
+    });
+    let mut cache = CACHE.lock();
+    cache.retain(|_, version| version.strong_count() > 0);
+    cache.insert(key, Arc::downgrade(&version));
+    version
+}
+
+/// Kubernetes' order of versions: v2 before v1 before v1beta2 before v1alpha1, others after that.
+fn priority(version: &str) -> (u8, u32, u32) {
+    let parsed = version.strip_prefix('v').and_then(|rest| {
+        let end = rest
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(rest.len());
+        let major = rest[..end].parse::<u32>().ok()?;
+        match &rest[end..] {
+            "" => Some((3, major, 0)),
+            beta if beta.starts_with("beta") => Some((2, major, beta[4..].parse().ok()?)),
+            alpha if alpha.starts_with("alpha") => Some((1, major, alpha[5..].parse().ok()?)),
+            _ => None,
+        }
+    });
+    parsed.unwrap_or((0, 0, 0))
 }
 
 fn subresources(version: &Value, kind: &str) -> Vec<Subresource> {
@@ -93,33 +246,13 @@ fn subresources(version: &Value, kind: &str) -> Vec<Subresource> {
     list
 }
 
-/// The CRD with the status of one whose names are accepted and that is served, or `None` if it
-/// has that already.
-pub(crate) fn established(crd: &Value, now: &str) -> Option<Value> {
-    let conditions = crd["status"]["conditions"].as_array();
-    let is_set = |condition: &Value| condition["type"] == "Established";
-    if conditions.is_some_and(|list| list.iter().any(is_set)) {
-        return None;
-    }
-    let condition = |kind: &str, reason: &str, message: &str| {
-        json!({
-            "type": kind, "status": "True", "lastTransitionTime": now,
-            "reason": reason, "message": message,
-        })
-    };
-    let versions = crd["spec"]["versions"].as_array().into_iter().flatten();
-    let stored: Vec<_> = versions
-        .filter(|version| version["storage"] == true)
-        .map(|version| version["name"].clone())
-        .collect();
-    let mut crd = crd.clone();
-    crd["status"] = json!({
-        "conditions": [
-            condition("NamesAccepted", "NoConflicts", "no conflicts found"),
-            condition("Established", "InitialNamesAccepted", "the initial names have been accepted"),
-        ],
-        "acceptedNames": crd["spec"]["names"],
-        "storedVersions": stored,
-    });
-    Some(crd)
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
 }
+
+fn texts(value: &Value) -> Vec<String> {
+    value.as_array().into_iter().flatten().map(text).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -215,8 +215,8 @@ pub fn strategy(group: &str, kind: &str) -> &'static dyn Strategy {
         ("policy", "PodDisruptionBudget") => &policy::DisruptionBudget,
         (rbac::GROUP, "ClusterRole" | "Role") => &rbac::Role,
         (rbac::GROUP, "ClusterRoleBinding" | "RoleBinding") => &rbac::Binding,
-        ("apiextensions.k8s.io", "CustomResourceDefinition")
-        | ("", "PersistentVolumeClaim" | "PersistentVolume" | "ResourceQuota")
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => &crate::crd::Definition,
+        ("", "PersistentVolumeClaim" | "PersistentVolume" | "ResourceQuota")
         | ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy")
         | ("autoscaling", "HorizontalPodAutoscaler")
         | ("networking.k8s.io", "ServiceCIDR")

@@ -23,6 +23,7 @@ use crate::resource::Resource;
 mod connect;
 mod create;
 mod decode;
+mod definitions;
 mod delete;
 mod fields;
 mod list;

@@ -86,6 +86,10 @@ impl FieldErrors {
         self.0
     }
 
+    pub fn push(&mut self, cause: Cause) {
+        self.0.push(cause);
+    }
+
     pub fn append(&mut self, other: Self) {
         self.0.extend(other.0);
     }

@@ -43,6 +43,14 @@ impl Request<'_> {
     ) -> Result<Outcome, ApiError> {
         self.check_namespace(&mut object)?;
         self.admit_namespace(text(&object, "name"))?;
+        if self
+            .resource
+            .custom
+            .as_ref()
+            .is_some_and(|custom| custom.terminating)
+        {
+            return Err(ApiError::method_not_allowed());
+        }
         if !text(&object, "resourceVersion").is_empty() {
             return Err(ApiError::unknown(
                 "resourceVersion should not be set on objects to be created",

@@ -132,10 +132,16 @@ impl Request<'_> {
             .unwrap_or_else(|| strategy.default_grace_seconds(old));
         let mut new = old.clone();
         propagate(&mut new, options.propagation);
+        if self.is_definition() && !meta::is_deleting(old) {
+            crate::crd::terminating(&mut new, &rfc3339(self.core.now()));
+        }
         let waits = !pending(&new).is_empty() || grace > 0;
         if waits {
             self.mark(&mut new, old, grace);
             if new == *old {
+                if self.is_definition() && !options.dry_run {
+                    self.clear_definition(old).await;
+                }
                 return Ok(Deleted::Marked(Outcome::Stored(Arc::clone(stored))));
             }
         }
@@ -158,7 +164,7 @@ impl Request<'_> {
             return Ok(Deleted::Marked(Outcome::Stored(committed)));
         }
         strategy.deleted(&new, &self.ctx(false));
-        self.removed(&new);
+        self.removed(&new).await;
         Ok(Deleted::Gone(committed.value(&self.resource.head())))
     }
 

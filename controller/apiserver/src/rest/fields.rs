@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use serde_json::Value;
 
 use super::Request;
-use super::decode::{FieldValidation, joined};
+use super::decode::FieldValidation;
 use crate::clock::rfc3339;
 use crate::error::{ApiError, Cause};
 use crate::patch::{self, FieldSet, Writer};
@@ -13,7 +13,10 @@ use crate::schema;
 
 static NOTHING: LazyLock<FieldSet> = LazyLock::new(|| FieldSet::of_fields(&[]));
 static STATUS: LazyLock<FieldSet> = LazyLock::new(|| FieldSet::of_fields(&[&["status"]]));
-static SPEC: LazyLock<FieldSet> = LazyLock::new(|| FieldSet::of_fields(&[&["spec"]]));
+static SPEC: LazyLock<FieldSet> =
+    LazyLock::new(|| FieldSet::of_fields(&[&["spec"][..], &["metadata", "labels"]]));
+static SPEC_AND_METADATA: LazyLock<FieldSet> =
+    LazyLock::new(|| FieldSet::of_fields(&[&["spec"], &["metadata"]]));
 
 impl Request<'_> {
     /// Brings an object into the form of its kind: fields that the kind doesn't have go, and are
@@ -57,8 +60,7 @@ impl Request<'_> {
     }
 
     fn cannot_handle(&self, why: &str) -> ApiError {
-        let (group, version, kind) = self.expected_type();
-        let version = joined(&group, &version);
+        let (_, version, kind) = self.expected_type();
         ApiError::bad_request(format!(
             "{kind} in version {version:?} cannot be handled as a {kind}: {why}"
         ))
@@ -91,6 +93,7 @@ impl Request<'_> {
     pub(super) fn reset_fields(&self) -> &'static FieldSet {
         match self.place.subresource.as_str() {
             "" if self.has_status() => &STATUS,
+            "status" if self.resource.custom.is_some() => &SPEC_AND_METADATA,
             "status" => &SPEC,
             _ => &NOTHING,
         }
@@ -98,9 +101,9 @@ impl Request<'_> {
 
     /// What a CRD's schema and rules say against an object.
     pub(super) fn validate_custom(&self, object: &Value, old: Option<&Value>) -> Vec<Cause> {
-        match (&self.resource.custom, self.schema()) {
-            (Some(_), Some(schema)) => schema.validate_update(object, old),
-            _ => Vec::new(),
-        }
+        let custom = self.resource.custom.as_deref();
+        custom
+            .map(|custom| custom.validate(object, old))
+            .unwrap_or_default()
     }
 }

@@ -140,7 +140,7 @@ impl Request<'_> {
         match &result {
             Ok(_) if ends => {
                 strategy.deleted(new, &ctx);
-                self.removed(new);
+                self.removed(new).await;
             }
             Ok(stored) => self.written(stored).await,
             Err(_) => strategy.abandoned(new, Some(old), &ctx),
@@ -221,6 +221,7 @@ impl Request<'_> {
         causes.extend(self.validate_custom(&new, Some(old)));
         causes.extend(strategy.validate_update(&new, old, &ctx));
         if causes.is_empty() {
+            crate::patch::keep_times_if_same(old, &mut new);
             return Ok(new);
         }
         strategy.abandoned(&new, Some(old), &ctx);
