@@ -90,6 +90,14 @@ pub struct Event {
     namespace_hash: u32,
 }
 
+/// What a change is to somebody who sees only some objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    Added,
+    Modified,
+    Deleted,
+}
+
 /// What to list.
 #[derive(Debug, Clone, Default)]
 pub struct Range {
@@ -387,6 +395,34 @@ impl Event {
             previous,
             deleted,
             namespace_hash,
+        }
+    }
+
+    /// The change to somebody who sees only the objects that `matches` accepts, with the object to
+    /// show; `None` if it is none to them. A deleted object is shown as it was last, one that left
+    /// the selection as it was while it could be seen; both with this event's revision.
+    pub fn seen(&self, matches: impl Fn(&Object) -> bool) -> Option<(Seen, &Arc<Object>)> {
+        let before = self.previous.as_ref().filter(|object| matches(object));
+        let now = (!self.deleted && matches(&self.object)).then_some(&self.object);
+        match (before, now) {
+            (None, None) => None,
+            (None, Some(object)) => Some((Seen::Added, object)),
+            (Some(_), Some(object)) => Some((Seen::Modified, object)),
+            (Some(_), None) if self.deleted => Some((Seen::Deleted, &self.object)),
+            (Some(before), None) => Some((Seen::Deleted, before)),
+        }
+    }
+}
+
+// === impl Seen ===
+
+impl Seen {
+    /// The `type` of a watch event.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Added => "ADDED",
+            Self::Modified => "MODIFIED",
+            Self::Deleted => "DELETED",
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::core::Core;
 use crate::error::{ApiError, Cause};
 use crate::http::{Accept, Body, Place, Query, Shape, Syntax, options_invalid};
 use crate::resource::Resource;
-use crate::store::{Batch, Event, Lost, Object, Scope, Watcher};
+use crate::store::{Batch, Lost, Object, Scope, Watcher};
 
 /// How long a watch lasts whose client names no time, at least; as long again at most.
 const WATCH_TIME: Duration = Duration::from_secs(1800);
@@ -282,28 +282,9 @@ impl Session {
 
     fn events(&mut self, batch: Batch, out: &mut Vec<u8>) {
         for event in &batch.events {
-            if let Some((kind, object)) = self.seen_by_client(event) {
-                self.line(kind, object, event.revision, out);
+            if let Some((seen, object)) = event.seen(|object| self.selection.matches(object)) {
+                self.line(seen.as_str(), object, event.revision, out);
             }
-        }
-    }
-
-    /// What a change is to a client that sees only what matches its selectors.
-    fn seen_by_client<'e>(&self, event: &'e Event) -> Option<(&'static str, &'e Arc<Object>)> {
-        let before = event
-            .previous
-            .as_ref()
-            .filter(|object| self.selection.matches(object));
-        let now =
-            (!event.deleted && self.selection.matches(&event.object)).then_some(&event.object);
-        match (before, now) {
-            (None, None) => None,
-            (None, Some(object)) => Some(("ADDED", object)),
-            (Some(_), Some(object)) => Some(("MODIFIED", object)),
-            // A deleted object is shown as it was last; one that left the selection as it was
-            // while the client could see it.
-            (Some(_), None) if event.deleted => Some(("DELETED", &event.object)),
-            (Some(before), None) => Some(("DELETED", before)),
         }
     }
 
