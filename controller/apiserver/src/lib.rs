@@ -20,6 +20,7 @@ pub mod error;
 mod http;
 pub mod kinds;
 pub mod patch;
+mod protobuf;
 pub mod resource;
 mod rest;
 pub mod schema;

@@ -35,6 +35,7 @@ pub(crate) struct Accept {
 pub(crate) enum ContentType {
     Json,
     Yaml,
+    Protobuf,
     JsonPatch,
     MergePatch,
     StrategicMergePatch,
@@ -48,6 +49,11 @@ struct Clause<'a> {
 }
 
 const MEDIA_TYPES: &[&str] = &["application/json", "application/yaml"];
+const BODY_TYPES: &[&str] = &[
+    "application/json",
+    "application/yaml",
+    "application/vnd.kubernetes.protobuf",
+];
 const PATCH_TYPES: &[&str] = &[
     "application/json-patch+json",
     "application/merge-patch+json",
@@ -131,7 +137,8 @@ impl ContentType {
         match media_type(headers) {
             "" | "application/json" => Ok(Self::Json),
             "application/yaml" => Ok(Self::Yaml),
-            _ => Err(ApiError::unsupported_media_type(MEDIA_TYPES)),
+            "application/vnd.kubernetes.protobuf" => Ok(Self::Protobuf),
+            _ => Err(ApiError::unsupported_media_type(BODY_TYPES)),
         }
     }
 
@@ -213,10 +220,7 @@ mod tests {
     fn bodies_of_other_types_are_refused() {
         let mut headers = HeaderMap::new();
         assert_eq!(ContentType::of_object(&headers), Ok(ContentType::Json));
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/vnd.kubernetes.protobuf"),
-        );
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/cbor"));
         assert_eq!(ContentType::of_object(&headers).unwrap_err().code(), 415);
         headers.insert(
             CONTENT_TYPE,

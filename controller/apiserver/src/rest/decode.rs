@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::Request;
 use crate::error::ApiError;
 use crate::http::ContentType;
-use crate::schema;
+use crate::{protobuf, schema};
 
 /// What to do with fields that the kind doesn't have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,7 @@ impl Request<'_> {
     pub(super) fn decode(&self, body: &[u8]) -> Result<(Value, Vec<String>), ApiError> {
         let (value, repeated) = match ContentType::of_object(self.headers)? {
             ContentType::Yaml => (parse_yaml(body)?, Vec::new()),
+            ContentType::Protobuf => (parse_protobuf(body)?, Vec::new()),
             _ => parse_json(body)?,
         };
         let mut value = self.check_type(value)?;
@@ -131,6 +132,10 @@ pub(super) fn parse_yaml(body: &[u8]) -> Result<Value, ApiError> {
     serde_saphyr::from_str(text).map_err(|error| {
         ApiError::bad_request(format!("error converting YAML to JSON: yaml: {error}"))
     })
+}
+
+pub(super) fn parse_protobuf(body: &[u8]) -> Result<Value, ApiError> {
+    protobuf::decode(body).map_err(|error| ApiError::bad_request(error.to_string()))
 }
 
 fn text(object: &Map<String, Value>, key: &str) -> Option<String> {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::Response;
 use serde_json::{Value, json};
 
-use super::decode::{parse_json, parse_yaml};
+use super::decode::{parse_json, parse_protobuf, parse_yaml};
 use super::meta::{self, finalizers, metadata_mut, text};
 use super::print::Outcome;
 use super::{Request, warn};
@@ -247,6 +247,7 @@ impl Request<'_> {
         }
         let body = match ContentType::of_object(self.headers)? {
             ContentType::Yaml => parse_yaml(body)?,
+            ContentType::Protobuf => parse_protobuf(body)?,
             _ => parse_json(body)?.0,
         };
         if let Some(grace) = body["gracePeriodSeconds"].as_i64() {
