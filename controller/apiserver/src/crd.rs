@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use crate::discovery::version_rank;
 use crate::error::{Cause, CauseReason};
 use crate::resource::{Resource, Subresource, Verbs, table_name};
 use crate::schema::Schema;
@@ -52,6 +53,8 @@ pub struct Scale {
 /// A version's schema and rules, ready to use.
 #[derive(Debug)]
 struct Version {
+    /// Of the schema's text.
+    digest: [u8; 32],
     schema: Arc<Schema>,
     rules: rules::Rules,
 }
@@ -78,6 +81,11 @@ impl Custom {
             causes.extend(self.version.rules.validate(object, old));
         }
         causes
+    }
+
+    /// The same for equal schemas, in every process.
+    pub(crate) fn digest(&self) -> &[u8; 32] {
+        &self.version.digest
     }
 
     fn validate_scale(&self, object: &Value) -> Vec<Cause> {
@@ -132,7 +140,7 @@ pub fn resources(crd: &Value) -> Vec<Resource> {
         .filter(|version| version["served"] == true)
         .map(|version| resource(crd, version))
         .collect();
-    served.sort_by(|a, b| priority(&b.version).cmp(&priority(&a.version)));
+    served.sort_by(|a, b| version_rank(&b.version).cmp(&version_rank(&a.version)));
     served
 }
 
@@ -197,6 +205,7 @@ fn compiled(schema: Option<&Value>) -> Arc<Version> {
         return found;
     }
     let version = Arc::new(Version {
+        digest: key,
         schema: Arc::new(structural::of_resource(schema)),
         rules: schema.map(rules::Rules::compile).unwrap_or_default(),
     });
@@ -204,23 +213,6 @@ fn compiled(schema: Option<&Value>) -> Arc<Version> {
     cache.retain(|_, version| version.strong_count() > 0);
     cache.insert(key, Arc::downgrade(&version));
     version
-}
-
-/// Kubernetes' order of versions: v2 before v1 before v1beta2 before v1alpha1, others after that.
-fn priority(version: &str) -> (u8, u32, u32) {
-    let parsed = version.strip_prefix('v').and_then(|rest| {
-        let end = rest
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(rest.len());
-        let major = rest[..end].parse::<u32>().ok()?;
-        match &rest[end..] {
-            "" => Some((3, major, 0)),
-            beta if beta.starts_with("beta") => Some((2, major, beta[4..].parse().ok()?)),
-            alpha if alpha.starts_with("alpha") => Some((1, major, alpha[5..].parse().ok()?)),
-            _ => None,
-        }
-    });
-    parsed.unwrap_or((0, 0, 0))
 }
 
 fn subresources(version: &Value, kind: &str) -> Vec<Subresource> {

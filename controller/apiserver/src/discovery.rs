@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use crate::core::Core;
 use crate::error::ApiError;
 use crate::http::{Accept, Body, Shape, Syntax, Target, json as respond};
+use crate::kinds::Lookup as _;
+use crate::openapi;
 use crate::resource::{Resource, Subresource};
 
 use std::sync::Arc;
@@ -102,6 +104,7 @@ fn other(core: &Core, path: &str, head: &Parts) -> Result<Response<Body>, ApiErr
             Syntax::Json,
             &json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"]}),
         )),
+        _ if path.starts_with("/openapi/v3") => openapi(core, path),
         _ if is_health(path) => {
             let mut response = Response::new(Body::whole("ok"));
             let text = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -110,6 +113,32 @@ fn other(core: &Core, path: &str, head: &Parts) -> Result<Response<Body>, ApiErr
         }
         _ => Err(ApiError::unknown_path()),
     }
+}
+
+fn openapi(core: &Core, path: &str) -> Result<Response<Body>, ApiError> {
+    let served = core.registry.all();
+    let rest = path.trim_start_matches("/openapi/v3").trim_matches('/');
+    if rest.is_empty() {
+        return Ok(respond(200, Syntax::Json, &openapi::index(&served)));
+    }
+    let (group, version) = openapi::place(rest).ok_or_else(ApiError::unknown_path)?;
+    let definition = |name: &str| {
+        core.one(
+            "apiextensions.k8s.io",
+            "customresourcedefinitions",
+            "",
+            name,
+        )
+    };
+    let document = openapi::document(group, version, &served, &definition);
+    let document = document.ok_or_else(ApiError::unknown_path)?;
+    let mut response = respond(200, Syntax::Json, &document);
+    // The hash in the URL changes with the document.
+    let forever = HeaderValue::from_static("public, immutable");
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, forever);
+    Ok(response)
 }
 
 /// `/healthz`, `/livez`, `/readyz` and their single checks.
@@ -203,7 +232,7 @@ fn groups(core: &Core) -> Vec<Group> {
 }
 
 /// Kubernetes' order of versions: GA before beta before alpha, then by number; others last.
-fn version_rank(version: &str) -> (u8, u64, u64, std::cmp::Reverse<String>) {
+pub(crate) fn version_rank(version: &str) -> (u8, u64, u64, std::cmp::Reverse<String>) {
     let name = std::cmp::Reverse(version.to_owned());
     let unknown = (0, 0, 0, name.clone());
     let Some(rest) = version.strip_prefix('v') else {

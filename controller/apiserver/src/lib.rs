@@ -19,6 +19,7 @@ mod discovery;
 pub mod error;
 mod http;
 pub mod kinds;
+mod openapi;
 pub mod patch;
 mod protobuf;
 pub mod resource;

@@ -21,6 +21,7 @@ use std::sync::{Arc, OnceLock};
 use serde_json::Value;
 
 pub use builtin::{builtin, definition, kinds as builtin_kinds};
+pub(crate) use builtin::{builtin_name, raw};
 pub use decode::Decoded;
 pub use json::{ParsedJson, parse_json};
 

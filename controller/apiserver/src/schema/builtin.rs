@@ -39,6 +39,32 @@ pub fn kinds() -> impl Iterator<Item = (&'static str, &'static str, &'static str
         .map(|((group, version, kind), name)| (*group, *version, *kind, *name))
 }
 
+/// The OpenAPI name of a built-in kind.
+pub(crate) fn builtin_name(group: &str, version: &str, kind: &str) -> Option<&'static str> {
+    TABLE.kinds.get(&(group, version, kind)).copied()
+}
+
+/// A definition as the table holds it, and its kinds as (group, version, kind).
+pub(crate) fn raw(
+    name: &str,
+) -> Option<(
+    Value,
+    impl Iterator<Item = (&'static str, &'static str, &'static str)>,
+)> {
+    let entry = TABLE.definitions.get(name)?;
+    let node = serde_json::from_str(entry.text).ok()?;
+    Some((node, kinds_of(entry.kinds)))
+}
+
+fn kinds_of(
+    list: &'static str,
+) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    list.split(',').filter_map(|kind| {
+        let mut parts = kind.split('/');
+        Some((parts.next()?, parts.next()?, parts.next()?))
+    })
+}
+
 struct Table {
     definitions: HashMap<&'static str, Entry>,
     kinds: HashMap<(&'static str, &'static str, &'static str), &'static str>,
@@ -46,6 +72,7 @@ struct Table {
 
 struct Entry {
     text: &'static str,
+    kinds: &'static str,
     schema: OnceLock<Arc<Schema>>,
 }
 
@@ -65,16 +92,12 @@ static TABLE: LazyLock<Table> = LazyLock::new(|| {
             name,
             Entry {
                 text,
+                kinds,
                 schema: OnceLock::new(),
             },
         );
-        for kind in kinds.split(',') {
-            let mut parts = kind.split('/');
-            if let (Some(group), Some(version), Some(kind)) =
-                (parts.next(), parts.next(), parts.next())
-            {
-                table.kinds.insert((group, version, kind), name);
-            }
+        for kind in kinds_of(kinds) {
+            table.kinds.insert(kind, name);
         }
     }
     table
