@@ -22,11 +22,15 @@ pub(super) fn add(resource: &Resource, paths: &mut Map<String, Value>) {
     );
     let schema = name(resource);
     let list = list_name(resource);
+    let custom = resource.custom.is_some();
     let mut operations = parameters(resource.namespaced, false);
     for verb in ["list", "create", "deletecollection"] {
         if resource.verbs.contains(verb) {
             let answer = if verb == "list" { &list } else { &schema };
-            operations.insert(method(verb).to_owned(), operation(verb, kind, answer));
+            operations.insert(
+                method(verb).to_owned(),
+                operation(verb, kind, answer, custom),
+            );
         }
     }
     paths.insert(collection.clone(), Value::Object(operations));
@@ -34,7 +38,10 @@ pub(super) fn add(resource: &Resource, paths: &mut Map<String, Value>) {
     let mut operations = parameters(resource.namespaced, true);
     for verb in ["get", "update", "patch", "delete"] {
         if resource.verbs.contains(verb) {
-            operations.insert(method(verb).to_owned(), operation(verb, kind, &schema));
+            operations.insert(
+                method(verb).to_owned(),
+                operation(verb, kind, &schema, custom),
+            );
         }
     }
     if operations.len() > 1 {
@@ -58,7 +65,10 @@ pub(super) fn add(resource: &Resource, paths: &mut Map<String, Value>) {
             .map_or_else(|| name(resource), str::to_owned);
         let mut operations = parameters(resource.namespaced, true);
         for verb in subresource.verbs {
-            operations.insert(method(verb).to_owned(), operation(verb, kind, &schema));
+            operations.insert(
+                method(verb).to_owned(),
+                operation(verb, kind, &schema, custom),
+            );
         }
         paths.insert(
             format!("{item}/{}", subresource.name),
@@ -77,7 +87,7 @@ fn method(verb: &str) -> &'static str {
     }
 }
 
-fn operation(verb: &str, kind: (&str, &str, &str), schema: &str) -> Value {
+fn operation(verb: &str, kind: (&str, &str, &str), schema: &str, custom: bool) -> Value {
     let action = match verb {
         "create" => "post",
         "update" => "put",
@@ -113,12 +123,9 @@ fn operation(verb: &str, kind: (&str, &str, &str), schema: &str) -> Value {
     });
     let bodies: &[&str] = match verb {
         "create" | "update" => &["application/json", "application/yaml"],
-        "patch" => &[
-            "application/apply-patch+yaml",
-            "application/json-patch+json",
-            "application/merge-patch+json",
-            "application/strategic-merge-patch+json",
-        ],
+        // kubectl chooses its patches by this list: custom resources have no strategic merge.
+        "patch" if custom => &PATCHES[..3],
+        "patch" => &PATCHES,
         _ => &[],
     };
     if !bodies.is_empty() {
@@ -134,6 +141,13 @@ fn operation(verb: &str, kind: (&str, &str, &str), schema: &str) -> Value {
     }
     operation
 }
+
+const PATCHES: [&str; 4] = [
+    "application/apply-patch+yaml",
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+];
 
 /// The parameters in the path itself.
 fn parameters(namespaced: bool, named: bool) -> Map<String, Value> {
