@@ -122,6 +122,8 @@ label_enum! {
         EndpointDrained = "endpoint-drained",
         /// Its endpoint was removed, and the deadline came.
         EndpointRemoved = "endpoint-removed",
+        /// A flow's frontend was removed or leads to another service.
+        FrontendRemoved = "frontend-removed",
         /// Its endpoint turned unhealthy and the policy says reset.
         EndpointUnhealthy = "endpoint-unhealthy",
         /// This process stopped and its drain timeout came.
@@ -189,7 +191,7 @@ impl Reason {
             Self::EndpointReset => "SD",
             Self::ClientUnreachable | Self::IdleTimeout | Self::HalfClosedTimeout => "cD",
             Self::EndpointUnreachable => "sD",
-            Self::LifetimeTimeout => "PD",
+            Self::LifetimeTimeout | Self::FrontendRemoved => "PD",
             Self::EndpointDrained | Self::EndpointRemoved | Self::EndpointUnhealthy => "DD",
             Self::Shutdown => "KD",
             Self::NotAllowed

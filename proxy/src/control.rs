@@ -16,6 +16,7 @@ use std::{
 };
 
 use fairlead_config::{
+    frontend::Protocol,
     name::ServiceName,
     problem::Problem,
     snapshot::{Delta, Snapshot, Touched},
@@ -186,7 +187,9 @@ impl Control {
             }
         }
         if moved {
-            self.fleet.routes.store(Arc::new(self.routes.table()));
+            let table = |protocol| Arc::new(self.routes.table(protocol));
+            self.fleet.routes.store(table(Protocol::Tcp));
+            self.fleet.datagram_routes.store(table(Protocol::Udp));
             problems.extend(self.listen());
         }
         problems

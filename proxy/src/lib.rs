@@ -7,6 +7,7 @@ pub mod connect;
 pub mod control;
 pub mod directory;
 pub mod health;
+pub(crate) mod keyed_hash;
 pub mod limits;
 pub mod metrics;
 pub mod proxy_protocol;
@@ -17,6 +18,7 @@ pub mod sockets;
 pub mod source;
 pub mod sys;
 pub mod tcp;
+pub mod udp;
 pub mod view;
 
 #[cfg(test)]

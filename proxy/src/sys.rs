@@ -5,11 +5,13 @@
 //!
 //! | module | what it wraps |
 //! |---|---|
+//! | [`datagram`] | batches of datagrams, with packet info, GRO and GSO |
 //! | [`pipe`] | pipes for `splice(2)`, and the two halves of a splice |
 //! | [`poll`] | epoll, edge-triggered |
 //! | [`tcp`] | accept, connect, receive, send, options, the ways to close |
 //! | [`wake`] | a counter that wakes a thread which waits in [`poll`] |
 
+pub(crate) mod datagram;
 pub mod pipe;
 pub mod poll;
 pub mod tcp;

@@ -10,6 +10,7 @@
 //! | `dial` | the shell around [`crate::connect`] |
 //! | `relay` | bytes from side to side |
 //! | `close` | how sockets are closed, and the one record |
+//! | `datagrams` | how [`crate::udp`] hangs in the loop |
 //! | [`pace`] | how fast sessions may be reset (pure) |
 //! | `session`, `slab`, `wheel`, `pipes`, `mailbox`, `leg` | what the above is made of |
 //!
@@ -31,10 +32,13 @@ use fairlead_runtime::clock::{Clock, Tick};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::{access_log::Reason, health::Report, metrics::Metrics, registry::EndpointId};
+use crate::{
+    access_log::Reason, health::Report, metrics::Metrics, registry::EndpointId, sockets::Bind,
+};
 
 mod accept;
 mod close;
+mod datagrams;
 mod dial;
 mod handoff;
 mod leg;
@@ -45,8 +49,8 @@ mod preamble;
 mod relay;
 pub mod route;
 mod session;
-mod slab;
-mod wheel;
+pub(crate) mod slab;
+pub(crate) mod wheel;
 mod worker;
 
 use handoff::Loads;
@@ -61,6 +65,8 @@ pub struct Fleet {
     pub(crate) loads: Loads,
     /// Where sessions go; swapped as a whole.
     pub routes: ArcSwap<RouteTable>,
+    /// Where flows go, likewise.
+    pub datagram_routes: ArcSwap<RouteTable>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// What the health owner should hear.
@@ -77,11 +83,11 @@ pub struct Fleet {
 pub(crate) enum Command {
     /// Take a connection that another thread accepted.
     Take(Handed),
-    /// Accept from this socket.
+    /// Accept, or take datagrams, from this socket.
     Listen {
         id: u32,
         socket: Arc<OwnedFd>,
-        addr: SocketAddr,
+        bind: Bind,
     },
     /// Empty the listener's queue, then close it.
     Unlisten { id: u32 },
@@ -125,6 +131,7 @@ impl Fleet {
             mailboxes: mailboxes.collect::<io::Result<_>>()?,
             loads: Loads::new(threads),
             routes: ArcSwap::default(),
+            datagram_routes: ArcSwap::default(),
             metrics,
             reports: Reports::default(),
             in_transit: AtomicI64::new(0),
@@ -143,9 +150,9 @@ impl Fleet {
         Worker::new(index, self.clone(), seed)?.run()
     }
 
-    /// Lets thread `thread` accept from a listening socket bound to `addr`.
-    pub fn listen(&self, thread: usize, id: u32, socket: Arc<OwnedFd>, addr: SocketAddr) {
-        self.mailboxes[thread].post(Command::Listen { id, socket, addr });
+    /// Lets thread `thread` accept from a listening socket, or take datagrams from a bound one.
+    pub fn listen(&self, thread: usize, id: u32, socket: Arc<OwnedFd>, bind: Bind) {
+        self.mailboxes[thread].post(Command::Listen { id, socket, bind });
     }
 
     /// Lets thread `thread` empty and close listener `id`.

@@ -1,5 +1,6 @@
 //! What tests of several modules share.
 
+pub(crate) mod allocation;
 pub(crate) mod services;
 
 use std::path::Path;

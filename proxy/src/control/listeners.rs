@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Arc};
 
-use fairlead_config::{frontend::Protocol, problem::Problem};
+use fairlead_config::problem::Problem;
 
 use crate::{
     sockets::{Bind, Planned, Spread, io, plan},
@@ -56,9 +56,7 @@ impl Listeners {
 
     /// Makes the listeners what `routes` want; says what couldn't be had.
     pub(super) fn put(&mut self, routes: impl Iterator<Item = Arc<Route>>) -> Vec<Problem> {
-        let routes: Vec<Arc<Route>> = routes
-            .filter(|route| route.frontend.protocol == Protocol::Tcp)
-            .collect();
+        let routes: Vec<Arc<Route>> = routes.collect();
         let frontends = routes.iter().map(|route| &*route.frontend);
         let plan = plan(frontends, self.fleet.threads(), self.fd_budget);
         let liveness_of: BTreeMap<_, _> = routes
@@ -130,7 +128,7 @@ impl Listeners {
             self.next_id += 1;
             let socket = Arc::new(socket);
             bound.sockets.push((id, socket.clone()));
-            self.fleet.listen(thread, id, socket, bind.addr);
+            self.fleet.listen(thread, id, socket, bind);
         }
         self.bound.insert(bind, bound);
         Ok(())

@@ -174,9 +174,9 @@ impl Routes {
         }
     }
 
-    /// The table of all routes.
-    pub(super) fn table(&self) -> RouteTable {
-        RouteTable::build(Protocol::Tcp, self.entries.values().cloned())
+    /// The table of all routes of `protocol`.
+    pub(super) fn table(&self, protocol: Protocol) -> RouteTable {
+        RouteTable::build(protocol, self.entries.values().cloned())
     }
 
     /// The routes whose frontends want sockets.

@@ -14,13 +14,13 @@ use fairlead_runtime::clock::Tick;
 use parking_lot::Mutex;
 
 use super::{interval_nanos, next_full};
-use crate::access_log::Reason;
+use crate::{access_log::Reason, keyed_hash::KeyedHash};
 
 /// See the module.
 #[derive(Debug)]
 pub struct ClientTable {
     stripes: Box<[Mutex<Box<[Bucket]>>]>,
-    seed: u64,
+    hash: KeyedHash,
     untracked: AtomicU64,
 }
 
@@ -61,7 +61,7 @@ impl ClientTable {
             stripes: (0..STRIPES)
                 .map(|_| Mutex::new(vec![Bucket::default(); buckets].into()))
                 .collect(),
-            seed,
+            hash: KeyedHash::new(seed),
             untracked: AtomicU64::new(0),
         }
     }
@@ -131,15 +131,8 @@ impl ClientTable {
         &mut stripe[at]
     }
 
-    /// Two rounds of a folded multiplication, keyed on both sides: strangers who don't know the
-    /// seed can't choose addresses of one bucket.
     fn hash(&self, key: ClientKey) -> u64 {
-        let fold = |one: u64, other: u64| {
-            let wide = u128::from(one) * u128::from(other);
-            (wide as u64) ^ (wide >> 64) as u64
-        };
-        let first = fold(key.0 ^ self.seed, 0x9e37_79b9_7f4a_7c15);
-        fold(first ^ self.seed.rotate_left(32), 0xd6e8_feb8_6659_fd93)
+        self.hash.hash([key.0])
     }
 }
 

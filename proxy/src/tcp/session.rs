@@ -132,6 +132,10 @@ pub(crate) enum Token {
     /// A connect of a session, and later its endpoint's side.
     Up(Key, AttemptId),
     Straggler(Key),
+    /// A socket that datagrams come to.
+    Datagrams(u32),
+    /// The endpoint's side of a flow.
+    Flow(Key),
 }
 
 // === impl Session ===
@@ -183,6 +187,8 @@ impl Token {
             Self::Mailbox => MAILBOX << 56,
             Self::Listener(slot) => LISTENER << 56 | u64::from(slot),
             Self::Straggler(key) => STRAGGLER << 56 | pack(key),
+            Self::Datagrams(slot) => DATAGRAMS << 56 | u64::from(slot),
+            Self::Flow(key) => FLOW << 56 | pack(key),
             Self::Down(key) => pack(key),
             Self::Up(key, AttemptId(attempt)) => (u64::from(attempt) + 1) << 56 | pack(key),
         }
@@ -197,6 +203,8 @@ impl Token {
             MAILBOX => Self::Mailbox,
             LISTENER => Self::Listener(key.index),
             STRAGGLER => Self::Straggler(key),
+            DATAGRAMS => Self::Datagrams(key.index),
+            FLOW => Self::Flow(key),
             0 => Self::Down(key),
             attempt => Self::Up(key, AttemptId(attempt as u8 - 1)),
         }
@@ -210,6 +218,8 @@ fn pack(key: Key) -> u64 {
 const MAILBOX: u64 = 0xff;
 const LISTENER: u64 = 0xfe;
 const STRAGGLER: u64 = 0xfd;
+const DATAGRAMS: u64 = 0xfc;
+const FLOW: u64 = 0xfb;
 
 #[cfg(test)]
 mod tests {
@@ -228,6 +238,8 @@ mod tests {
             Token::Up(key, AttemptId(0)),
             Token::Up(key, AttemptId(5)),
             Token::Straggler(key),
+            Token::Datagrams(7),
+            Token::Flow(key),
         ];
         for token in tokens {
             assert_eq!(Token::unpack(token.pack()), token);

@@ -6,7 +6,7 @@
 
 /// Where a value stands, and which use of that slot it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Key {
+pub struct Key {
     pub(crate) index: u32,
     /// Wraps after 16 million uses of one slot.
     pub(crate) generation: u32,
@@ -68,6 +68,14 @@ impl<T> Slab<T> {
     }
 
     /// The value, unless it was removed.
+    pub(crate) fn get(&self, key: Key) -> Option<&T> {
+        let slot = self.chunks.get(key.index as usize / CHUNK)?;
+        let slot = &slot[key.index as usize % CHUNK];
+        let value = slot.value.as_ref()?;
+        (slot.generation == key.generation).then_some(value)
+    }
+
+    /// The value to change, unless it was removed.
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         let slot = self.slot(key.index)?;
         if slot.generation != key.generation {

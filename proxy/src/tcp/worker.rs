@@ -21,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use fairlead_config::frontend::Protocol;
 use fairlead_runtime::clock::Tick;
 
 use super::{
@@ -45,6 +46,7 @@ use crate::{
         poll::{Interest, Poller, Ready},
         tcp,
     },
+    udp::io::Datagrams,
 };
 
 /// A data thread.
@@ -70,6 +72,9 @@ pub(crate) struct Worker {
     /// Sessions with more to do.
     runnable: VecDeque<Key>,
     cutting: VecDeque<Cutting>,
+    /// See [`super::datagrams`].
+    pub(crate) datagrams: Option<Box<Datagrams>>,
+    pub(crate) seed: u64,
     due: Vec<u32>,
     housekeeping: Tick,
     /// The load that the other threads see.
@@ -117,6 +122,8 @@ impl Worker {
             last_fault: None,
             runnable: VecDeque::new(),
             cutting: VecDeque::new(),
+            datagrams: None,
+            seed,
             due: Vec::new(),
             housekeeping: now,
             published: 0,
@@ -137,6 +144,7 @@ impl Worker {
             self.run_queued();
             self.publish_load();
             self.fire();
+            self.finish_datagrams();
             self.cut();
             if self.paused {
                 self.resume_listeners();
@@ -146,6 +154,7 @@ impl Worker {
             }
         }
         self.reset_all(Reason::Shutdown);
+        self.end_flows(Reason::Shutdown);
         self.keep_house();
         Ok(())
     }
@@ -208,6 +217,8 @@ impl Worker {
             Token::Up(key, attempt) => self.side_ready(key, Some(attempt), ready),
             Token::Listener(slot) => self.accept_ready(slot),
             Token::Straggler(key) => self.straggler_ready(key, ready),
+            Token::Datagrams(slot) => self.datagrams_ready(slot),
+            Token::Flow(key) => self.flow_ready(key),
             Token::Mailbox => self.read_mailbox(),
         }
     }
@@ -344,7 +355,10 @@ impl Worker {
                     self.fleet.loads.arrived(self.index);
                     self.fleet.in_transit.fetch_sub(1, Relaxed);
                 }
-                Command::Listen { id, socket, addr } => self.listen(id, socket, addr),
+                Command::Listen { id, socket, bind } => match bind.protocol {
+                    Protocol::Tcp => self.listen(id, socket, bind.addr),
+                    Protocol::Udp => self.listen_datagrams(id, socket, bind.addr),
+                },
                 Command::Unlisten { id } => self.unlisten(id, true),
                 Command::Detach { id } => self.unlisten(id, false),
                 Command::Cut {
@@ -391,7 +405,7 @@ impl Worker {
         let is_meant =
             |listener: &Option<Listener>| listener.as_ref().is_some_and(|it| it.id == id);
         let Some(slot) = self.listeners.iter().position(is_meant) else {
-            return;
+            return self.unlisten_datagrams(id);
         };
         if drained {
             self.accept_all(slot as u32);
@@ -403,6 +417,7 @@ impl Worker {
     }
 
     fn begin_cut(&mut self, endpoint: EndpointId, reason: Reason, cancelled: &Arc<AtomicBool>) {
+        self.expel_flows(endpoint);
         for index in 0..self.sessions.bound() {
             let Some(key) = self.sessions.key_at(index) else {
                 continue;
@@ -503,9 +518,11 @@ impl Worker {
             .then(|| (self.housekeeping + HOUSEKEEPING) - self.now);
         let shared = self.fleet.threads() > 1 && !self.gauge.is_settled(self.published);
         let unsettled = shared.then_some(2 * WINDOW);
+        let datagrams = self.datagrams.as_ref();
+        let flows = datagrams.and_then(|datagrams| datagrams.wait(self.now));
         let waits = wheels
             .into_iter()
-            .chain([cutting, paused, house, unsettled]);
+            .chain([cutting, paused, house, unsettled, flows]);
         waits.flatten().min()
     }
 }
@@ -514,6 +531,7 @@ impl Drop for Worker {
     /// Nothing is left but after a panic; each session is recorded all the same.
     fn drop(&mut self) {
         self.reset_all(Reason::Abandoned);
+        self.end_flows(Reason::Abandoned);
     }
 }
 

@@ -1,0 +1,34 @@
+//! UDP flows.
+//!
+//! A flow is what one client sends to one of our addresses, and what an endpoint answers. It has a
+//! connected socket of its own, so the kernel tells the endpoint's answers and ICMP errors apart.
+//!
+//! | module | pure? | what it owns |
+//! |---|---|---|
+//! | [`flow`] | yes | one flow: its home, its clocks, what it carried |
+//! | [`table`] | yes | the flows of a thread by address, in order of eviction, with their timers |
+//! | [`flows`] | yes | the decisions: open, forward, re-home, drop, evict, expire |
+//! | [`world`] | yes | where the decisions meet frontends, views, limits and health |
+//! | [`io`] | no | sockets: batches in, batches out |
+//!
+//! The core is sans-io: datagrams, answers, errors and the time go in, verdicts come out. It never
+//! blocks, takes the seed of its table as an argument, and allocates nothing for a datagram of a
+//! flow that exists; each datagram costs O(1), each timer too.
+//!
+//! When a flow's endpoint is removed, ejected or fails its probes, the flow is re-homed by the
+//! client's next datagram; a draining one keeps it until it is idle or the drain's deadline. What
+//! an endpoint still answers reaches the client meanwhile.
+//!
+//! Limits: a thread has a fixed number of flows, its part of a quarter of the process's file
+//! descriptors. At that limit the oldest flow that no endpoint has answered goes first, then the
+//! one that is idle for longest, if for more than a second; failing that the newcomer's datagram is
+//! dropped. So a flood of made-up sources costs memory of known size and no flow that works.
+
+pub mod flow;
+pub mod flows;
+pub(crate) mod io;
+pub mod table;
+pub(crate) mod world;
+
+#[cfg(test)]
+mod tests;

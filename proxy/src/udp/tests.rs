@@ -1,0 +1,414 @@
+//! The core against a made-up world: tables here, the seeded simulation and the allocation count
+//! in their own files.
+
+use std::{cell::RefCell, collections::BTreeMap, net::SocketAddr, rc::Rc, time::Duration};
+
+use fairlead_runtime::clock::Tick;
+
+use super::{
+    flow::{Closed, Ends, Load, Standing},
+    flows::{EVICTABLE_AFTER, Flows, Patience, Verdict, World},
+};
+use crate::{access_log::Reason, metrics::DatagramDrop};
+
+mod allocation;
+mod simulation;
+
+/// A world with one service a port and endpoints by number.
+#[derive(Debug, Default)]
+struct Model {
+    /// Services by the port that leads to them.
+    routes: BTreeMap<u16, u8>,
+    endpoints: BTreeMap<u16, Standing>,
+    flows_max: Option<u32>,
+    /// Flows by endpoint: counted while the home lives.
+    homed: Rc<RefCell<BTreeMap<u16, i64>>>,
+    permits: Rc<RefCell<u32>>,
+}
+
+#[derive(Debug)]
+struct Home(u16, Rc<RefCell<BTreeMap<u16, i64>>>);
+
+#[derive(Debug)]
+struct Permit(Rc<RefCell<u32>>);
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        *self.1.borrow_mut().entry(self.0).or_default() -= 1;
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        *self.0.borrow_mut() -= 1;
+    }
+}
+
+impl World for Model {
+    type Service = u8;
+    type Home = Home;
+    type Permit = Permit;
+
+    fn route(&mut self, ends: &Ends) -> Result<u8, DatagramDrop> {
+        let service = self.routes.get(&ends.local.port());
+        service.copied().ok_or(DatagramDrop::NoFrontend)
+    }
+
+    fn admit(&mut self, _: &u8, _: &Ends, _: Tick) -> Result<Permit, DatagramDrop> {
+        let mut permits = self.permits.borrow_mut();
+        if self.flows_max.is_some_and(|max| *permits >= max) {
+            return Err(DatagramDrop::LimitFlows);
+        }
+        *permits += 1;
+        drop(permits);
+        Ok(Permit(Rc::clone(&self.permits)))
+    }
+
+    fn pick(
+        &mut self,
+        _: &u8,
+        ends: &Ends,
+        refusing: Option<&Home>,
+        _: Tick,
+    ) -> Result<Home, DatagramDrop> {
+        let good = |(number, standing): (&u16, &Standing)| {
+            (*standing == Standing::Good).then_some(*number)
+        };
+        let all: Vec<_> = self.endpoints.iter().filter_map(good).collect();
+        let others: Vec<_> = all
+            .iter()
+            .copied()
+            .filter(|number| refusing.is_none_or(|home| home.0 != *number))
+            .collect();
+        let from = if others.is_empty() { all } else { others };
+        let number = *from
+            .get(usize::from(ends.client.port()) % from.len().max(1))
+            .ok_or(DatagramDrop::NoEndpoint)?;
+        *self.homed.borrow_mut().entry(number).or_default() += 1;
+        Ok(Home(number, Rc::clone(&self.homed)))
+    }
+
+    fn same_home(&self, one: &Home, other: &Home) -> bool {
+        one.0 == other.0
+    }
+
+    fn standing(&self, home: &Home, _: Tick) -> Standing {
+        self.endpoints
+            .get(&home.0)
+            .copied()
+            .unwrap_or(Standing::Gone)
+    }
+
+    fn patience(&self, _: &u8) -> Patience {
+        Patience {
+            idle: IDLE,
+            draining: DRAINING,
+        }
+    }
+}
+
+/// A thread's flows, its world and its time.
+struct Bench {
+    flows: Flows<Model>,
+    world: Model,
+    now: Tick,
+    closed: Vec<Closed<Model>>,
+}
+
+impl Bench {
+    fn new(flows_max: usize, endpoints: u16) -> Self {
+        let mut world = Model::default();
+        world.routes.insert(53, 1);
+        world
+            .endpoints
+            .extend((0..endpoints).map(|number| (number, Standing::Good)));
+        Self {
+            flows: Flows::new(flows_max, 7, Tick::ZERO),
+            world,
+            now: Tick::ZERO,
+            closed: Vec::new(),
+        }
+    }
+
+    fn send(&mut self, client: u16) -> Verdict {
+        let verdict = self.flows.datagram(
+            &mut self.world,
+            &ends(client),
+            ONE,
+            self.now,
+            &mut self.closed,
+        );
+        let left = self.flows.take_left();
+        assert_eq!(left.is_some(), matches!(verdict, Verdict::Rehome(_)));
+        self.flows.check_invariants();
+        verdict
+    }
+
+    /// Sends, and has the endpoint answer.
+    fn echo(&mut self, client: u16) -> Verdict {
+        let verdict = self.send(client);
+        if let Verdict::Forward(key) | Verdict::Open(key) | Verdict::Rehome(key) = verdict {
+            self.flows.answer(key, ONE, self.now);
+            self.flows.check_invariants();
+        }
+        verdict
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now = self.now + time;
+        self.flows
+            .fire(&self.world, self.now, &mut self.closed, |_, _| {});
+        self.flows.check_invariants();
+    }
+
+    fn reasons(&mut self) -> Vec<(u16, Reason)> {
+        self.closed
+            .drain(..)
+            .map(|closed| (closed.flow.ends.client.port(), closed.reason))
+            .collect()
+    }
+
+    fn home(&mut self, verdict: Verdict) -> u16 {
+        match verdict {
+            Verdict::Forward(key) | Verdict::Open(key) | Verdict::Rehome(key) => {
+                self.flows.get_mut(key).unwrap().home.0
+            }
+            Verdict::Drop(reason) => panic!("dropped: {reason:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_flow_keeps_its_endpoint_until_it_is_idle() {
+    let mut bench = Bench::new(10, 3);
+    let first = bench.echo(7);
+    let home = bench.home(first);
+    assert!(matches!(first, Verdict::Open(_)));
+    for _ in 0..5 {
+        bench.pass(IDLE / 2);
+        let next = bench.echo(7);
+        assert!(matches!(next, Verdict::Forward(_)));
+        assert_eq!(bench.home(next), home);
+    }
+    bench.pass(IDLE);
+    assert_eq!(bench.reasons(), [(7, Reason::IdleTimeout)]);
+    assert!(matches!(bench.echo(7), Verdict::Open(_)));
+}
+
+#[test]
+fn an_answer_alone_keeps_a_flow() {
+    let mut bench = Bench::new(10, 1);
+    let Verdict::Open(key) = bench.echo(7) else {
+        panic!("a new flow")
+    };
+    for _ in 0..5 {
+        bench.pass(IDLE / 2);
+        assert_eq!(
+            bench.flows.answer(key, ONE, bench.now),
+            Some((ends(7), false))
+        );
+    }
+    assert!(bench.closed.is_empty());
+}
+
+#[test]
+fn a_flow_of_a_gone_endpoint_is_rehomed_by_the_next_datagram() {
+    let mut bench = Bench::new(10, 2);
+    let first = bench.echo(7);
+    let home = bench.home(first);
+    bench.world.endpoints.insert(home, Standing::Gone);
+    let next = bench.send(7);
+    assert!(matches!(next, Verdict::Rehome(_)));
+    assert_ne!(bench.home(next), home);
+    assert!(matches!(bench.send(7), Verdict::Forward(_)));
+    let counts = bench.world.homed.borrow().clone();
+    assert_eq!((counts[&home], counts[&(1 - home)]), (0, 1));
+}
+
+#[test]
+fn a_flow_whose_endpoint_is_gone_waits_for_another_one() {
+    let mut bench = Bench::new(10, 1);
+    bench.echo(7);
+    bench.world.endpoints.insert(0, Standing::Gone);
+    assert_eq!(bench.send(7), Verdict::Drop(DatagramDrop::NoEndpoint));
+    bench.world.endpoints.insert(1, Standing::Good);
+    assert!(matches!(bench.send(7), Verdict::Rehome(_)));
+    assert!(bench.closed.is_empty());
+}
+
+#[test]
+fn a_draining_endpoint_keeps_its_flows_until_the_deadline_and_gets_no_new_ones() {
+    let mut bench = Bench::new(10, 2);
+    let first = bench.echo(7);
+    let home = bench.home(first);
+    bench.world.endpoints.insert(home, Standing::Draining);
+    for client in 8..12 {
+        let other = bench.echo(client);
+        assert_ne!(bench.home(other), home);
+    }
+    for _ in 0..4 {
+        assert!(matches!(bench.echo(7), Verdict::Forward(_)));
+        bench.pass(DRAINING / 4);
+    }
+    let moved = bench.echo(7);
+    assert!(matches!(moved, Verdict::Rehome(_)));
+    assert_ne!(bench.home(moved), home);
+}
+
+#[test]
+fn a_drain_that_was_called_off_starts_over() {
+    let mut bench = Bench::new(10, 2);
+    let first = bench.echo(7);
+    let home = bench.home(first);
+    for _ in 0..4 {
+        bench.world.endpoints.insert(home, Standing::Draining);
+        assert!(matches!(bench.echo(7), Verdict::Forward(_)));
+        bench.pass(DRAINING / 2);
+        bench.world.endpoints.insert(home, Standing::Good);
+        assert!(matches!(bench.echo(7), Verdict::Forward(_)));
+    }
+}
+
+#[test]
+fn a_refused_flow_tries_another_endpoint_and_stays_where_there_is_none() {
+    let mut bench = Bench::new(10, 2);
+    let first = bench.send(7);
+    let home = bench.home(first);
+    let Verdict::Open(key) = first else {
+        panic!("a new flow")
+    };
+    bench.flows.refused(key);
+    let next = bench.send(7);
+    assert_ne!(bench.home(next), home);
+    assert!(matches!(next, Verdict::Rehome(_)));
+
+    bench.world.endpoints.insert(home, Standing::Gone);
+    bench.flows.refused(key);
+    assert!(matches!(bench.send(7), Verdict::Forward(_)));
+}
+
+#[test]
+fn at_the_limit_the_oldest_unanswered_flow_goes_first() {
+    let mut bench = Bench::new(3, 1);
+    bench.echo(1);
+    bench.send(2);
+    bench.send(3);
+    bench.send(2);
+    bench.send(4);
+    assert_eq!(bench.reasons(), [(2, Reason::Evicted)]);
+    bench.echo(3);
+    bench.send(5);
+    assert_eq!(bench.reasons(), [(4, Reason::Evicted)]);
+}
+
+#[test]
+fn with_answered_flows_only_the_one_idle_for_longest_goes_but_no_active_one() {
+    let mut bench = Bench::new(3, 1);
+    for client in 1..4 {
+        bench.echo(client);
+    }
+    assert_eq!(bench.send(4), Verdict::Drop(DatagramDrop::TableFull));
+    bench.pass(EVICTABLE_AFTER);
+    bench.echo(1);
+    bench.echo(3);
+    bench.send(4);
+    assert_eq!(bench.reasons(), [(2, Reason::Evicted)]);
+}
+
+#[test]
+fn a_flood_of_made_up_sources_leaves_answered_flows_alone() {
+    let mut bench = Bench::new(100, 2);
+    for client in 1..51 {
+        bench.echo(client);
+    }
+    for source in 1000..11_000 {
+        let flooding = bench.flows.datagram(
+            &mut bench.world,
+            &ends(source),
+            ONE,
+            bench.now,
+            &mut bench.closed,
+        );
+        assert!(matches!(flooding, Verdict::Open(_)));
+    }
+    assert_eq!(bench.flows.len(), 100);
+    assert!(bench.reasons().iter().all(|(client, _)| *client >= 1000));
+    for client in 1..51 {
+        assert!(matches!(bench.echo(client), Verdict::Forward(_)));
+    }
+}
+
+#[test]
+fn a_flow_follows_its_frontend() {
+    let mut bench = Bench::new(10, 1);
+    bench.echo(7);
+    bench.flows.routes_changed();
+    assert!(
+        matches!(bench.echo(7), Verdict::Forward(_)),
+        "nothing changed for it"
+    );
+    bench.world.routes.insert(53, 2);
+    bench.flows.routes_changed();
+    assert!(matches!(bench.echo(7), Verdict::Open(_)), "another service");
+    bench.world.routes.clear();
+    bench.flows.routes_changed();
+    assert_eq!(bench.send(7), Verdict::Drop(DatagramDrop::NoFrontend));
+    assert_eq!(
+        bench.reasons(),
+        [(7, Reason::FrontendRemoved), (7, Reason::FrontendRemoved)]
+    );
+}
+
+#[test]
+fn a_flow_gives_back_what_it_took_however_it_ends() {
+    let mut bench = Bench::new(10, 2);
+    bench.world.flows_max = Some(2);
+    let Verdict::Open(key) = bench.send(1) else {
+        panic!("a new flow")
+    };
+    bench.echo(2);
+    assert_eq!(bench.send(3), Verdict::Drop(DatagramDrop::LimitFlows));
+    bench
+        .flows
+        .abort(key, Reason::FdPressure, &mut bench.closed);
+    assert_eq!(bench.reasons(), [(1, Reason::FdPressure)]);
+    assert!(matches!(bench.send(3), Verdict::Open(_)));
+    bench.flows.close_all(Reason::Shutdown, &mut bench.closed);
+    assert_eq!(bench.reasons().len(), 2);
+    assert_eq!(*bench.world.permits.borrow(), 0);
+    assert!(bench.world.homed.borrow().values().all(|count| *count == 0));
+}
+
+#[test]
+fn what_was_carried_is_reported_once() {
+    let mut bench = Bench::new(10, 1);
+    let Verdict::Open(key) = bench.echo(7) else {
+        panic!("a new flow")
+    };
+    let mut reported = 0;
+    for _ in 0..20 {
+        bench.now = bench.now + Duration::from_secs(1);
+        bench.echo(7);
+        let count = |_: &_, traffic: crate::access_log::Traffic| reported += traffic.datagrams_up;
+        bench
+            .flows
+            .fire(&bench.world, bench.now, &mut bench.closed, count);
+    }
+    assert!(reported >= 15, "{reported}");
+    let rest = bench.flows.get_mut(key).unwrap().take_traffic();
+    assert_eq!(reported + rest.datagrams_up, 21);
+}
+
+fn ends(client: u16) -> Ends {
+    Ends {
+        client: SocketAddr::from(([192, 0, 2, 1], client)),
+        local: SocketAddr::from(([198, 51, 100, 1], 53)),
+    }
+}
+
+const ONE: Load = Load {
+    bytes: 100,
+    datagrams: 1,
+};
+const IDLE: Duration = Duration::from_secs(30);
+const DRAINING: Duration = Duration::from_secs(10);
