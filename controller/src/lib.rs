@@ -10,9 +10,11 @@
 //! | [`ports`] | which port each frontend gets |
 //! | [`status`] | what the hub's objects should say, as writes |
 //! | [`plan`] | all of that at once, for what changed |
+//! | [`agent`] | a member's side of all this |
 //! | [`board`] | what everybody is told, plans laid on top of each other |
 
 pub mod addresses;
+pub mod agent;
 pub mod board;
 pub mod claims;
 pub mod distribute;

@@ -1,0 +1,159 @@
+//! The agent's shells: watches, the writer, the heartbeat and the report.
+
+use std::{sync::Arc, time::Duration};
+
+use fairlead_api::{export::ExportRecord, labels, mcs::v1beta1::ServiceExport};
+use fairlead_runtime::{
+    clock::Clock,
+    tasks::{Exit, Tasks},
+};
+use k8s_openapi::{
+    api::{
+        apps::v1::{DaemonSet, Deployment, StatefulSet},
+        core::v1::Service,
+        discovery::v1::EndpointSlice,
+    },
+    apimachinery::pkg::apis::meta::v1::Time,
+    jiff::Timestamp,
+};
+use kube::{Api, Client};
+use tokio::sync::mpsc;
+
+use super::{local::Kind, local::Object, workloads::Workload};
+
+mod heartbeat;
+mod watch;
+mod write;
+
+use watch::Watch;
+
+/// How an agent is set up.
+#[derive(Clone)]
+pub struct AgentConfig {
+    /// The member's name.
+    pub member: String,
+    /// The member's own API server.
+    pub local: Client,
+    /// The hub's API server, with the rights of this member's agent.
+    pub hub: Client,
+    /// Whether pods are listed, for the capacity that is left. Needs rights of its own.
+    pub properties_pods: bool,
+    /// Reported to the hub.
+    pub version: String,
+    /// Monotonic time, and the wall clock beside it.
+    pub clock: Clock,
+}
+
+/// A running agent; it stops when dropped.
+pub struct AgentHandle {
+    tasks: Tasks,
+}
+
+/// Starts an agent. It never gives up: what fails is tried again.
+pub fn run(config: AgentConfig) -> AgentHandle {
+    let mut tasks = Tasks::new(config.clock.clone());
+    let config = Arc::new(config);
+    let (changes, inbox) = mpsc::channel(CHANGES_MAX);
+    watch_member(&config, &changes, &mut tasks);
+    let namespace = labels::member_namespace(&config.member);
+    let records = Api::<ExportRecord>::namespaced(config.hub.clone(), &namespace);
+    let record = |object| Object::Record(Box::new(object));
+    let watch = Watch {
+        api: records,
+        kind: Kind::Record,
+        selector: None,
+        wrap: record,
+    };
+    tasks.spawn("watch export records", watch.run(changes.clone()));
+    let mirrors = Api::<EndpointSlice>::namespaced(config.hub.clone(), &namespace);
+    let mirror = |object| Object::Mirror(Box::new(object));
+    let watch = Watch {
+        api: mirrors,
+        kind: Kind::Mirror,
+        selector: None,
+        wrap: mirror,
+    };
+    tasks.spawn("watch mirrors", watch.run(changes));
+    tasks.spawn("exports", write::run(config.clone(), inbox));
+    tasks.spawn("heartbeat", heartbeat::renew(config.clone()));
+    tasks.spawn("report", heartbeat::report(config));
+    AgentHandle { tasks }
+}
+
+fn watch_member(config: &AgentConfig, changes: &mpsc::Sender<watch::Change>, tasks: &mut Tasks) {
+    let client = || config.local.clone();
+    let service = |object| Object::Service(Box::new(object));
+    let watch = Watch {
+        api: Api::<Service>::all(client()),
+        kind: Kind::Service,
+        selector: None,
+        wrap: service,
+    };
+    tasks.spawn("watch services", watch.run(changes.clone()));
+    let export = |object| Object::Export(Box::new(object));
+    let watch = Watch {
+        api: Api::<ServiceExport>::all(client()),
+        kind: Kind::Export,
+        selector: None,
+        wrap: export,
+    };
+    tasks.spawn("watch exports", watch.run(changes.clone()));
+    let slice = |object| Object::Slice(Box::new(object));
+    let watch = Watch {
+        api: Api::<EndpointSlice>::all(client()),
+        kind: Kind::Slice,
+        // Ours are what we made of other members' slices.
+        selector: Some(format!("{}!={}", labels::MANAGED_BY, labels::MANAGER)),
+        wrap: slice,
+    };
+    tasks.spawn("watch endpoint slices", watch.run(changes.clone()));
+    watch_workloads(config, changes, tasks);
+}
+
+/// One kind of workload: they differ in type only.
+macro_rules! watch_workload {
+    ($config:expr, $changes:expr, $tasks:expr, $type:ident, $name:literal) => {{
+        let wrap = |object: $type| {
+            let workload = Workload::read($name, &object.metadata, &object.spec.template);
+            Object::Workload(Box::new(workload))
+        };
+        let watch = Watch {
+            api: Api::<$type>::all($config.local.clone()),
+            kind: Kind::Workload($name),
+            selector: None,
+            wrap,
+        };
+        $tasks.spawn(concat!("watch ", $name), watch.run($changes.clone()));
+    }};
+}
+
+fn watch_workloads(config: &AgentConfig, changes: &mpsc::Sender<watch::Change>, tasks: &mut Tasks) {
+    watch_workload!(config, changes, tasks, Deployment, "Deployment");
+    watch_workload!(config, changes, tasks, StatefulSet, "StatefulSet");
+    watch_workload!(config, changes, tasks, DaemonSet, "DaemonSet");
+}
+
+impl AgentHandle {
+    /// Waits until a background task ends: the reason to end the process.
+    pub async fn ended(&mut self) -> Exit {
+        self.tasks.next_exit().await
+    }
+
+    /// Stops everything and waits until it has.
+    pub async fn stop(self) {
+        self.tasks.stop().await;
+    }
+}
+
+impl AgentConfig {
+    /// The wall clock's time.
+    fn now(&self) -> Time {
+        let now = self.clock.wall(self.clock.now());
+        Time(Timestamp::try_from(now).unwrap_or(Timestamp::UNIX_EPOCH))
+    }
+}
+
+/// Changes under way between watches and writer; a watch that finds no room waits.
+const CHANGES_MAX: usize = 1024;
+/// A request to an API server that takes longer has failed.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
