@@ -50,6 +50,8 @@ pub struct ServiceView {
     slots: Box<[u16]>,
     /// Tiers that may be used: one where there is no fallback.
     tiers_used: u8,
+    /// Ejected endpoints that one connection may try: positions of the member and in it.
+    trials: Box<[(u16, u32)]>,
 }
 
 /// One member of it.

@@ -90,6 +90,8 @@ impl Directory {
             self.ramp(id, endpoint, now);
         }
         for endpoint in synced.revived {
+            // What its last sessions saw of it was its end.
+            endpoint.clear_strikes();
             self.changes.push(Change {
                 endpoint,
                 service: service.clone(),

@@ -124,7 +124,14 @@ impl Ejections {
             }
             // The one that took the trial never told: let another try.
             Phase::Trial { again } if now >= again => {
-                passed.push(ejection.put_on_trial(now));
+                if ejection.endpoint.flags().has(Flags::TRIAL) {
+                    // Nobody came by yet.
+                    ejection.phase = Phase::Trial {
+                        again: now.after(TRIAL_PATIENCE),
+                    };
+                } else {
+                    passed.push(ejection.put_on_trial(now));
+                }
                 true
             }
             Phase::Back { forget } => now < forget,

@@ -10,7 +10,7 @@ use crate::{
     balancer::{
         hash::Identity,
         maglev::Maglev,
-        pool::{Candidates, Rules},
+        pool::{Candidates, Mode, Rules},
         round_robin::Round,
         tiers::{Counts, Distribution, Holds, ONE, TierShare, distribute},
     },
@@ -73,6 +73,7 @@ impl ServiceView {
             thresholds,
             slots,
             tiers_used: used as u8,
+            trials: trials(&input.service, &input.members, &members, &tiers),
             members,
             tiers: tiers.into(),
             service: input.service,
@@ -182,6 +183,34 @@ fn picker(balancer: Balancer, endpoints: &Arc<[Entry]>, previous: Option<&Member
         }
         _ => Picker::None,
     }
+}
+
+/// The ejected endpoints that are to be tried, wherever sessions may go: up to the last tier in use. Not
+/// left to the shares, because a member of which everything is ejected has none.
+fn trials(
+    service: &Service,
+    inputs: &[MemberInput],
+    members: &[MemberView],
+    tiers: &[TierShare],
+) -> Box<[(u16, u32)]> {
+    let used = tiers
+        .iter()
+        .rposition(|tier| tier.share > 0)
+        .map_or(0, |last| last + 1);
+    let weights = service.tiers.iter().flat_map(|tier| &tier.members);
+    let candidates = (0u16..).zip(members.iter().zip(inputs).zip(weights));
+    candidates
+        .filter(|(_, ((member, input), configured))| {
+            let may_be_used = usize::from(member.tier) < used && !configured.weight.is_drain();
+            may_be_used && !input.suspect && member.mode == Mode::Usable
+        })
+        .flat_map(|(position, ((member, _), _))| {
+            let on_trial = (0u32..)
+                .zip(&*member.endpoints)
+                .filter(|(_, entry)| entry.state.flags().is_on_trial());
+            on_trial.map(move |(index, _)| (position, index))
+        })
+        .collect()
 }
 
 /// The shares of tiers and members as one row of thresholds.

@@ -32,6 +32,11 @@ pub(super) struct Walk<'v> {
 impl Walk<'_> {
     /// The pick of a session that tried nothing yet.
     pub(super) fn first(&self, draw: &mut Draw) -> Option<Pick> {
+        if !self.view.trials.is_empty()
+            && let Some(pick) = self.trial()
+        {
+            return Some(pick);
+        }
         let position = match self.sticky {
             None => self.view.slot_at(draw.next_point(self.view.id)),
             Some(key) => self.sticky_slot(key),
@@ -51,6 +56,26 @@ impl Walk<'_> {
             Next::SameMember => self.in_last_member(draw).or_else(|| self.retry(draw)),
             Next::OtherMember => self.through_tiers(self.tried.first_tier(), draw),
         }
+    }
+
+    /// An ejected endpoint whose trial is open. Where clients are sticky, only one in a member that
+    /// has nothing else: elsewhere its own clients come by.
+    #[cold]
+    fn trial(&self) -> Option<Pick> {
+        let max = self.view.rules.connections_max;
+        self.view.trials.iter().find_map(|&(position, index)| {
+            let member = &self.view.members[usize::from(position)];
+            let endpoint = &member.endpoints[index as usize].state;
+            let is_wanted = self.sticky.is_none() || member.weight == 0;
+            let is_full = max.is_some_and(|max| endpoint.inflight() >= max);
+            let taken =
+                is_wanted && !is_full && endpoint.flags().is_on_trial() && endpoint.take_trial();
+            taken.then(|| Pick {
+                endpoint: endpoint.clone(),
+                tier: member.tier,
+                member: member.state.identity,
+            })
+        })
     }
 
     fn retry(&self, draw: &mut Draw) -> Option<Pick> {
