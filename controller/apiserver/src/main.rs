@@ -17,9 +17,13 @@ struct Settings {
     /// Where to write a kubeconfig for the administrator.
     #[arg(long)]
     kubeconfig: PathBuf,
-    /// Where keys and tokens live across restarts; without it they last as long as the process.
+    /// Where objects, keys and tokens live across restarts; without it they last as long as the
+    /// process.
     #[arg(long)]
     data: Option<PathBuf>,
+    /// Keep the objects in memory all the same: only keys and tokens outlive a restart.
+    #[arg(long, requires = "data")]
+    memory: bool,
     /// Plain HTTP instead of HTTPS.
     #[arg(long)]
     plain: bool,
@@ -38,7 +42,7 @@ async fn main() -> anyhow::Result<()> {
     let mut builder =
         ApiServer::builder().allow_loopback_endpoints(settings.allow_loopback_endpoints);
     if let Some(data) = settings.data {
-        builder = builder.data_dir(data);
+        builder = builder.data_dir(data).durable(!settings.memory);
     }
     let server = builder.build().await?;
     let security = if settings.plain {

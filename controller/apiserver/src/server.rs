@@ -15,7 +15,7 @@ use crate::controllers;
 use crate::core::Core;
 use crate::kinds::{Settings, State};
 use crate::resource::Registry;
-use crate::store::{Limits, Store};
+use crate::store::{Limits, OpenError, Store};
 
 mod identity;
 mod listener;
@@ -45,6 +45,7 @@ pub struct Builder {
     limits: Limits,
     authorization: bool,
     data: Option<PathBuf>,
+    durable: bool,
     controllers: Controllers,
 }
 
@@ -73,6 +74,8 @@ pub enum ServerError {
     },
     #[error("{path} does not hold what it should: {why}")]
     Content { path: PathBuf, why: String },
+    #[error("cannot open the objects")]
+    Objects(#[from] OpenError),
     #[error("cannot make keys or certificates: {0}")]
     Keys(String),
     #[error("cannot listen on {addr}")]
@@ -81,6 +84,9 @@ pub enum ServerError {
         source: std::io::Error,
     },
 }
+
+/// The database in the data folder.
+const OBJECTS_FILE: &str = "objects.redb";
 
 // === impl Controllers ===
 
@@ -114,6 +120,7 @@ impl Default for Builder {
             limits: Limits::default(),
             authorization: true,
             data: None,
+            durable: false,
             controllers: Controllers::ALL,
         }
     }
@@ -169,10 +176,31 @@ impl Builder {
         self
     }
 
+    /// Keeps the objects in the data folder too, each change made safe before it is acknowledged:
+    /// a restart goes on with the same objects and resourceVersions. Without it they are in memory.
+    pub fn durable(mut self, on: bool) -> Self {
+        self.durable = on;
+        self
+    }
+
+    fn store(&self) -> Result<Store, ServerError> {
+        match &self.data {
+            Some(data) if self.durable => {
+                let path = data.join(OBJECTS_FILE);
+                Ok(Store::open(&path, self.limits)?)
+            }
+            None if self.durable => Err(ServerError::Content {
+                path: PathBuf::new(),
+                why: "a durable server needs a data folder: name one".to_owned(),
+            }),
+            _ => Ok(Store::new(self.limits)),
+        }
+    }
+
     /// Builds and starts the server; must be called within a tokio runtime.
     pub async fn build(self) -> Result<ApiServer, ServerError> {
-        let identity = Identity::open(self.data, &*self.random)?;
-        let store = Store::new(self.limits);
+        let identity = Identity::open(self.data.clone(), &*self.random)?;
+        let store = self.store()?;
         let state = State::default();
         let authorizer: Arc<dyn Authorizer> = if self.authorization {
             Arc::new(RbacAuthorizer::new(Arc::clone(&state.rbac), store.clone()))
@@ -268,6 +296,9 @@ impl ApiServer {
         self.0.stop.cancel();
         let mut tasks = std::mem::take(&mut *self.0.tasks.lock());
         while tasks.join_next().await.is_some() {}
+        let store = self.0.core.store.clone();
+        // The end of a blocking call that can't panic.
+        drop(tokio::task::spawn_blocking(move || store.close()).await);
     }
 
     fn client_of(&self, user: User) -> kube::Client {

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::RwLock;
 use tokio::sync::Notify;
 
+mod durable;
 mod object;
 mod table;
 mod watcher;
@@ -27,6 +28,8 @@ mod watcher;
 #[cfg(test)]
 mod tests;
 
+use durable::Disk;
+pub use durable::OpenError;
 pub use object::{Draft, Key, Object};
 use table::Table;
 pub use watcher::{Batch, Feed, Scope, Watcher};
@@ -67,6 +70,8 @@ pub enum Refused {
     Missing,
     #[error("the object has revision {0} by now")]
     Modified(u64),
+    #[error("the store could not make the change safe")]
+    Failed,
 }
 
 /// History before a revision was compacted or trimmed.
@@ -121,9 +126,9 @@ pub struct Listing {
     pub remaining: usize,
 }
 
-/// The store in memory. Cloning gives another handle to the same store.
+/// A store in memory, or on disk ([`Store::open`]). Cloning gives another handle to the same store.
 #[derive(Debug, Clone)]
-pub struct Store(Arc<Shared>);
+pub struct Store(Arc<Shared>, Option<Arc<Disk>>);
 
 #[derive(Debug)]
 struct Shared {
@@ -171,12 +176,7 @@ impl Store {
             revision: 1,
             ..State::default()
         };
-        Self(Arc::new(Shared {
-            state: RwLock::new(state),
-            limits,
-            changed: Notify::new(),
-            lost: AtomicU64::new(0),
-        }))
+        Self(Arc::new(Shared::new(state, limits)), None)
     }
 
     /// The revision of the last change to anything.
@@ -256,7 +256,10 @@ impl Store {
     /// change (for a deletion: its last state, with the deletion's revision). The answer comes once
     /// the change is as safe as this store makes it.
     pub async fn commit(&self, write: Write) -> Result<Arc<Object>, Refused> {
-        self.apply(write)
+        match &self.1 {
+            Some(disk) => disk.commit(write).await,
+            None => self.apply(write),
+        }
     }
 
     /// A watcher of the changes after `from`; `from` zero means from now on.
@@ -326,45 +329,67 @@ impl Store {
         }
     }
 
+    /// Ends writing and frees the file of a store on disk; blocks for as long as a sync takes.
+    /// Reading goes on. Later writes are refused.
+    pub fn close(&self) {
+        if let Some(disk) = &self.1 {
+            disk.close();
+        }
+    }
+
     /// How many watchers were closed because history was trimmed past them.
     pub fn lost_watchers(&self) -> u64 {
         self.0.lost.load(Ordering::Relaxed)
     }
 
     fn apply(&self, write: Write) -> Result<Arc<Object>, Refused> {
-        let Write {
-            table,
-            key,
-            expected,
-            change,
-        } = write;
-        let mut guard = self.0.state.write();
-        let state = &mut *guard;
-        let compacted = state.compacted;
-        let table = state
+        let mut state = self.0.state.write();
+        let found = state
             .tables
-            .entry(table)
-            .or_insert_with(|| Table::new(compacted));
-        let previous = table.objects.get(&key).cloned();
-        match (expected, &previous) {
-            (None, None) => {}
-            (None, Some(_)) => return Err(Refused::Exists),
-            (Some(_), None) => return Err(Refused::Missing),
-            (Some(wanted), Some(found)) if wanted != found.revision => {
-                return Err(Refused::Modified(found.revision));
-            }
-            (Some(_), Some(_)) => {}
+            .get(&write.table)
+            .and_then(|table| table.objects.get(&write.key));
+        check(write.expected, found.map(|object| object.revision))?;
+        let revision = state.revision + 1;
+        let object = state.put(write, revision, &self.0.limits);
+        drop(state);
+        self.0.changed.notify_waiters();
+        Ok(object)
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn new(state: State, limits: Limits) -> Self {
+        Self {
+            state: RwLock::new(state),
+            limits,
+            changed: Notify::new(),
+            lost: AtomicU64::new(0),
         }
-        state.revision += 1;
-        let revision = state.revision;
-        let (draft, deleted) = match change {
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// Makes a change that was decided, as `revision`.
+    fn put(&mut self, write: Write, revision: u64, limits: &Limits) -> Arc<Object> {
+        let compacted = self.compacted;
+        let table = self
+            .tables
+            .entry(write.table)
+            .or_insert_with(|| Table::new(compacted));
+        let previous = table.objects.get(&write.key).cloned();
+        self.revision = revision;
+        let (draft, deleted) = match write.change {
             Change::Put(draft) => (draft, false),
             Change::Delete(draft) => (draft, true),
         };
         // The key of a replaced object is shared, so an update allocates none.
         let key = previous
             .as_ref()
-            .map_or(key, |previous| previous.key.clone());
+            .map_or(write.key, |previous| previous.key.clone());
         let object = Arc::new(Object::new(key.clone(), revision, draft));
         if deleted {
             table.objects.remove(&key);
@@ -372,10 +397,18 @@ impl Store {
             table.objects.insert(key, Arc::clone(&object));
         }
         table.record(Event::new(revision, Arc::clone(&object), previous, deleted));
-        table.trim(&self.0.limits);
-        drop(guard);
-        self.0.changed.notify_waiters();
-        Ok(object)
+        table.trim(limits);
+        object
+    }
+}
+
+/// Whether an object of revision `found` (`None`: there is none) is what a write was decided on.
+fn check(expected: Option<u64>, found: Option<u64>) -> Result<(), Refused> {
+    match (expected, found) {
+        (None, Some(_)) => Err(Refused::Exists),
+        (Some(_), None) => Err(Refused::Missing),
+        (Some(wanted), Some(found)) if wanted != found => Err(Refused::Modified(found)),
+        (None, None) | (Some(_), Some(_)) => Ok(()),
     }
 }
 

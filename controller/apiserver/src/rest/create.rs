@@ -88,6 +88,10 @@ impl Request<'_> {
                     self.written(&stored).await;
                     return Ok(Outcome::Stored(stored));
                 }
+                Err(Refused::Failed) => {
+                    strategy.abandoned(&object, None, &ctx);
+                    return Err(self.refused(Refused::Failed, text(&object, "name")));
+                }
                 Err(_) if generated => {
                     self.name_object(&mut object);
                 }
@@ -256,6 +260,7 @@ impl Request<'_> {
             Refused::Exists => ApiError::already_exists(group, resource, name),
             Refused::Missing => ApiError::not_found(group, resource, name),
             Refused::Modified(_) => ApiError::modified(group, resource, name),
+            Refused::Failed => ApiError::internal(refused),
         }
     }
 }

@@ -94,6 +94,29 @@ impl Draft {
     fn size(&self) -> usize {
         self.tail.len()
     }
+
+    /// Appends the form in which a store keeps it: pairs of labels and of fields, then the tail.
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        let labels = self.labels.iter().map(|(key, value)| (&**key, &**value));
+        let fields = self.fields.iter().map(|(key, value)| (&**key, &**value));
+        encode_pairs(labels, out);
+        encode_pairs(fields, out);
+        out.extend_from_slice(&self.tail);
+    }
+
+    /// Reads back what [`Draft::encode`] wrote.
+    pub(super) fn decode(mut bytes: &[u8]) -> Option<Self> {
+        let labels = decode_pairs(&mut bytes)?;
+        let fields = decode_pairs(&mut bytes)?;
+        let fields = fields
+            .into_iter()
+            .map(|(key, value)| (Cow::Owned(key.into()), value));
+        Some(Self {
+            labels: labels.into(),
+            fields: fields.collect(),
+            tail: bytes.into(),
+        })
+    }
 }
 
 // === impl Object ===
@@ -204,4 +227,38 @@ fn entry(out: &mut Vec<u8>, first: &mut bool, key: &str, value: &Value) {
     serde_json::to_writer(&mut *out, key).expect("a string is serialisable");
     out.push(b':');
     serde_json::to_writer(out, value).expect("a value is serialisable");
+}
+
+fn encode_pairs<'a>(pairs: impl ExactSizeIterator<Item = (&'a str, &'a str)>, out: &mut Vec<u8>) {
+    let count = u32::try_from(pairs.len()).expect("an object of at most 3 MiB has fewer labels");
+    out.extend_from_slice(&count.to_le_bytes());
+    for (key, value) in pairs {
+        for text in [key, value] {
+            let len = u32::try_from(text.len()).expect("an object has at most 3 MiB");
+            out.extend_from_slice(&len.to_le_bytes());
+            out.extend_from_slice(text.as_bytes());
+        }
+    }
+}
+
+type Pairs = Vec<(Box<str>, Box<str>)>;
+
+fn decode_pairs(bytes: &mut &[u8]) -> Option<Pairs> {
+    let count = decode_number(bytes)?;
+    (0..count)
+        .map(|_| Some((decode_text(bytes)?, decode_text(bytes)?)))
+        .collect()
+}
+
+fn decode_text(bytes: &mut &[u8]) -> Option<Box<str>> {
+    let len = usize::try_from(decode_number(bytes)?).ok()?;
+    let (text, rest) = bytes.split_at_checked(len)?;
+    *bytes = rest;
+    Some(std::str::from_utf8(text).ok()?.into())
+}
+
+fn decode_number(bytes: &mut &[u8]) -> Option<u32> {
+    let (number, rest) = bytes.split_first_chunk::<4>()?;
+    *bytes = rest;
+    Some(u32::from_le_bytes(*number))
 }
