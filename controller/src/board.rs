@@ -1,91 +1,158 @@
-//! What every proxy group is told, as decided so far: plans laid on top of each other.
+//! What everybody is told, as decided so far: plans laid on top of each other, encoded.
 //!
-//! A board is what streams read. Each row has a version: the hash of its content, equal on every
-//! replica. [`Board::apply`] says which rows of which group changed, so a stream looks at those only.
+//! A board holds one [`Table`] of resources per proxy group, and two of imports for the agents: with
+//! endpoints, for members that no proxy serves, and without. A resource's version is the hash of
+//! its content, equal on every replica; a row that comes out the same is not touched.
+//!
+//! Each table keeps a log of what changed at which revision, so a stream that is nearly up to date
+//! looks at those names only.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod table;
+#[cfg(test)]
+mod tests;
 
-use fairlead_config::snapshot::Snapshot;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use fairlead_config::{
+    frontend::Frontend,
+    name::FrontendName,
+    service::Service,
+    snapshot::{Endpoints, Snapshot},
+    xds::{
+        endpoints,
+        envelope::{Stamp, seal},
+        listeners, policy,
+        proto::fairlead::{Import, ImportType},
+    },
+};
+
+pub use table::{Resource, Table, Type};
 
 use crate::{
     distribute::Rows,
-    plan::{ImportResource, Plan},
+    plan::Plan,
     world::{GroupName, ServiceKey},
 };
-
-use std::sync::Arc;
 
 /// Everything told to anybody.
 #[derive(Debug, Default)]
 pub struct Board {
-    groups: BTreeMap<GroupName, BTreeMap<ServiceKey, Rows>>,
-    imports: BTreeMap<ServiceKey, Arc<ImportResource>>,
+    groups: BTreeMap<GroupName, Group>,
+    imports: Table,
+    full_imports: Table,
+    watched: BTreeMap<ServiceKey, Vec<String>>,
+    revision: u64,
+    epoch: String,
 }
 
-/// What a plan changed.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Changed {
-    /// By group: the services whose rows differ now.
-    pub groups: BTreeMap<GroupName, BTreeSet<ServiceKey>>,
-    /// Imports that differ now.
-    pub imports: BTreeSet<ServiceKey>,
+#[derive(Debug, Default)]
+struct Group {
+    rows: BTreeMap<ServiceKey, Rows>,
+    /// Frontends of one address and port share a Listener, whatever their service.
+    listeners: BTreeMap<String, BTreeMap<FrontendName, Frontend>>,
+    table: Table,
 }
+
+/// Encodes a row once for all groups that share it.
+#[derive(Default)]
+struct Encoder {
+    stamp: Stamp,
+    rows: BTreeMap<(*const Service, *const Endpoints), Encoded>,
+}
+
+type Encoded = (Resource, Option<Resource>);
 
 impl Board {
-    /// Lays a plan on top.
-    pub fn apply(&mut self, plan: &Plan) -> Changed {
-        let mut changed = Changed::default();
+    /// A board for a store of this epoch.
+    pub fn new(epoch: String) -> Self {
+        Self {
+            epoch,
+            ..Self::default()
+        }
+    }
+
+    /// Lays a plan on top, decided from objects up to resourceVersion `as_of`. Says whether
+    /// anything changed.
+    pub fn apply(&mut self, plan: &Plan, as_of: u64) -> bool {
+        let before = self.revision;
+        self.revision += 1;
+        let mut encoder = Encoder {
+            stamp: Stamp {
+                as_of,
+                epoch: self.epoch.clone(),
+            },
+            rows: BTreeMap::new(),
+        };
+        let mut changed = false;
         for (key, service) in &plan.services {
-            self.apply_import(key, service.import.as_ref(), &mut changed);
+            changed |= self.put_import(key, service.import.as_deref(), &encoder.stamp);
+            let old = match service.watched.is_empty() {
+                true => self.watched.remove(key).unwrap_or_default(),
+                false => {
+                    let new = service.watched.clone();
+                    self.watched.insert(key.clone(), new).unwrap_or_default()
+                }
+            };
+            changed |= old != service.watched;
             let names: BTreeSet<GroupName> = self
                 .groups
                 .iter()
-                .filter(|(_, rows)| rows.contains_key(key))
+                .filter(|(_, group)| group.rows.contains_key(key))
                 .map(|(name, _)| name)
                 .chain(service.rows.keys())
                 .cloned()
                 .collect();
             for name in names {
                 let rows = service.rows.get(&name).cloned().unwrap_or_default();
-                self.put(&name, key, rows, &mut changed);
+                changed |= self.put(&name, key, rows, &mut encoder);
             }
         }
         for (name, rows) in &plan.groups {
-            self.replace_group(name, rows, &plan.services.keys().collect(), &mut changed);
+            let planned = plan.services.keys().collect();
+            changed |= self.replace_group(name, rows, &planned, &mut encoder);
         }
         for name in &plan.gone {
-            if let Some(rows) = self.groups.remove(name) {
-                let keys = rows.into_keys();
-                changed.groups.entry(name.clone()).or_default().extend(keys);
+            let group = self.groups.get(name);
+            let keys: Vec<ServiceKey> = group
+                .map(|group| group.rows.keys().cloned().collect())
+                .unwrap_or_default();
+            for key in keys {
+                changed |= self.put(name, &key, Rows::default(), &mut encoder);
             }
+        }
+        if !changed {
+            self.revision = before;
         }
         changed
     }
 
-    /// What a group is told of a service.
-    pub fn rows(&self, group: &str, key: &ServiceKey) -> Option<&Rows> {
-        self.groups.get(group)?.get(key)
+    /// Moves with each change.
+    pub fn revision(&self) -> u64 {
+        self.revision
     }
 
-    /// The services that a group is told of.
-    pub fn services(&self, group: &str) -> impl Iterator<Item = (&ServiceKey, &Rows)> {
-        self.groups.get(group).into_iter().flatten()
+    /// What the proxies of a group are told.
+    pub fn group(&self, name: &str) -> Option<&Table> {
+        self.groups.get(name).map(|group| &group.table)
     }
 
-    /// An import.
-    pub fn import(&self, key: &ServiceKey) -> Option<&Arc<ImportResource>> {
-        self.imports.get(key)
-    }
-
-    /// All imports.
-    pub fn imports(&self) -> &BTreeMap<ServiceKey, Arc<ImportResource>> {
-        &self.imports
+    /// The imports, for agents: with endpoints where no proxy serves the member.
+    pub fn imports(&self, with_endpoints: bool) -> &Table {
+        if with_endpoints {
+            &self.full_imports
+        } else {
+            &self.imports
+        }
     }
 
     /// The snapshot that a group's proxies come to.
     pub fn snapshot(&self, group: &str) -> Snapshot {
         let mut snapshot = Snapshot::default();
-        for (_, rows) in self.services(group) {
+        let group = self.groups.get(group);
+        for rows in group.into_iter().flat_map(|group| group.rows.values()) {
             for frontend in &rows.frontends {
                 let row = (frontend.name.clone(), Arc::new(frontend.clone()));
                 snapshot.frontends.insert(row.0, row.1);
@@ -95,50 +162,108 @@ impl Board {
                 snapshot.services.insert(name, Arc::clone(service));
             }
             for (name, endpoints) in &rows.endpoints {
-                snapshot
-                    .endpoints
-                    .insert(name.clone(), Arc::clone(endpoints));
+                let endpoints = Arc::clone(endpoints);
+                snapshot.endpoints.insert(name.clone(), endpoints);
             }
         }
         snapshot
     }
 
-    fn apply_import(
-        &mut self,
-        key: &ServiceKey,
-        import: Option<&Arc<ImportResource>>,
-        changed: &mut Changed,
-    ) {
-        let old = self.imports.get(key);
-        if old == import {
-            return;
-        }
-        match import {
-            Some(import) => self.imports.insert(key.clone(), Arc::clone(import)),
-            None => self.imports.remove(key),
-        };
-        changed.imports.insert(key.clone());
+    /// The hash of each group.
+    pub fn hashes(&self) -> BTreeMap<String, String> {
+        let all = self.groups.iter();
+        all.map(|(name, group)| (name.to_string(), group.table.hash()))
+            .collect()
     }
 
-    fn put(&mut self, group: &GroupName, key: &ServiceKey, rows: Rows, changed: &mut Changed) {
-        let of_group = self.groups.entry(group.clone()).or_default();
-        let same = match of_group.get(key) {
-            Some(old) => *old == rows,
-            None => rows.is_empty(),
+    /// Services of which some member is to take less than its weight, by the names of their ports:
+    /// proxies report on these every second.
+    pub fn watched(&self) -> BTreeSet<String> {
+        self.watched.values().flatten().cloned().collect()
+    }
+
+    /// The content of a group as one hash: equal on every replica that decided the same.
+    pub fn hash(&self, group: &str) -> Option<String> {
+        self.groups.get(group).map(|group| group.table.hash())
+    }
+
+    fn put_import(&mut self, key: &ServiceKey, import: Option<&Import>, stamp: &Stamp) -> bool {
+        let name = key.to_string();
+        let revision = self.revision;
+        let Some(import) = import else {
+            let mut changed = self.imports.remove(Type::Import, &name, revision);
+            changed |= self.full_imports.remove(Type::Import, &name, revision);
+            return changed;
         };
-        if same {
-            return;
+        let full: Resource = seal(&name, import, stamp).into();
+        let mut changed = false;
+        if import.r#type() == ImportType::Headless || import.endpoints.is_empty() {
+            changed |= self.imports.put(Type::Import, full.clone(), revision);
+        } else {
+            let bare = Import {
+                endpoints: Vec::new(),
+                ..import.clone()
+            };
+            let bare = seal(&name, &bare, stamp).into();
+            changed |= self.imports.put(Type::Import, bare, revision);
+        }
+        changed | self.full_imports.put(Type::Import, full, revision)
+    }
+
+    fn put(
+        &mut self,
+        group: &GroupName,
+        key: &ServiceKey,
+        rows: Rows,
+        encoder: &mut Encoder,
+    ) -> bool {
+        let revision = self.revision;
+        let group = self.groups.entry(group.clone()).or_default();
+        let none = Rows::default();
+        let old = group.rows.get(key).unwrap_or(&none);
+        if *old == rows {
+            return false;
+        }
+        let mut listeners: BTreeSet<String> = BTreeSet::new();
+        for frontend in &old.frontends {
+            let name = listeners::listener_name(frontend);
+            if let Some(of_name) = group.listeners.get_mut(&name) {
+                of_name.remove(&frontend.name);
+            }
+            listeners.insert(name);
+        }
+        for service in &old.services {
+            let name = service.name.as_str();
+            if !rows.services.iter().any(|new| new.name == service.name) {
+                group.table.remove(Type::Cluster, name, revision);
+                group.table.remove(Type::Assignment, name, revision);
+            }
+        }
+        for (service, (name, endpoints)) in rows.services.iter().zip(&rows.endpoints) {
+            let (cluster, assignment) = encoder.service(service, endpoints);
+            group.table.put(Type::Cluster, cluster, revision);
+            match assignment {
+                Some(assignment) => group.table.put(Type::Assignment, assignment, revision),
+                None => group
+                    .table
+                    .remove(Type::Assignment, name.as_str(), revision),
+            };
+        }
+        for frontend in &rows.frontends {
+            let name = listeners::listener_name(frontend);
+            let of_name = group.listeners.entry(name.clone()).or_default();
+            of_name.insert(frontend.name.clone(), frontend.clone());
+            listeners.insert(name);
         }
         if rows.is_empty() {
-            of_group.remove(key);
+            group.rows.remove(key);
         } else {
-            of_group.insert(key.clone(), rows);
+            group.rows.insert(key.clone(), rows);
         }
-        changed
-            .groups
-            .entry(group.clone())
-            .or_default()
-            .insert(key.clone());
+        for name in listeners {
+            group.put_listener(&name, revision, &encoder.stamp);
+        }
+        true
     }
 
     /// Rows of services that the same plan decided are in place already.
@@ -147,20 +272,68 @@ impl Board {
         group: &GroupName,
         rows: &BTreeMap<ServiceKey, Rows>,
         planned: &BTreeSet<&ServiceKey>,
-        changed: &mut Changed,
-    ) {
+        encoder: &mut Encoder,
+    ) -> bool {
         let have = self.groups.get(group);
         let stale: Vec<ServiceKey> = have
             .into_iter()
-            .flat_map(BTreeMap::keys)
+            .flat_map(|group| group.rows.keys())
             .filter(|key| !planned.contains(key) && !rows.contains_key(*key))
             .cloned()
             .collect();
+        let mut changed = false;
         for key in stale {
-            self.put(group, &key, Rows::default(), changed);
+            changed |= self.put(group, &key, Rows::default(), encoder);
         }
         for (key, rows) in rows {
-            self.put(group, key, rows.clone(), changed);
+            changed |= self.put(group, key, rows.clone(), encoder);
         }
+        changed
+    }
+}
+
+// === impl Group ===
+
+impl Group {
+    fn put_listener(&mut self, name: &str, revision: u64, stamp: &Stamp) {
+        let frontends = self.listeners.get(name);
+        let all: Vec<&Frontend> = frontends.into_iter().flat_map(BTreeMap::values).collect();
+        let policy = |frontend: &Frontend| {
+            let (namespace, service, _) = frontend.service.parts();
+            let rows = self.rows.get(&ServiceKey::new(namespace, service))?;
+            let mut services = rows.services.iter();
+            let service = services.find(|service| service.name == frontend.service)?;
+            Some(&service.policy)
+        };
+        match listeners::listener(name, &all, policy) {
+            Some(listener) => {
+                let resource = seal(name, &listener, stamp).into();
+                self.table.put(Type::Listener, resource, revision);
+            }
+            None => {
+                self.listeners.remove(name);
+                self.table.remove(Type::Listener, name, revision);
+            }
+        }
+    }
+}
+
+// === impl Encoder ===
+
+impl Encoder {
+    fn service(&mut self, service: &Arc<Service>, rows: &Arc<Endpoints>) -> Encoded {
+        let at = (Arc::as_ptr(service), Arc::as_ptr(rows));
+        if let Some(encoded) = self.rows.get(&at) {
+            return encoded.clone();
+        }
+        let cluster = policy::cluster(service, rows);
+        let name = service.name.as_str();
+        let assignment = cluster
+            .load_assignment
+            .is_none()
+            .then(|| seal(name, &endpoints::assignment(service, rows), &self.stamp).into());
+        let encoded: Encoded = (seal(name, &cluster, &self.stamp).into(), assignment);
+        self.rows.insert(at, encoded.clone());
+        encoded
     }
 }

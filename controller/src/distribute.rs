@@ -135,17 +135,6 @@ impl View {
         }
     }
 
-    /// The view of a member's agent: every service, no frontends.
-    pub fn of_member(world: &World, member: &MemberName) -> Self {
-        Self {
-            group: agent_group(member),
-            place: Place::of_member(world, member),
-            listen: Vec::new(),
-            allocated: BTreeMap::new(),
-            services: vec!["*/*".to_owned()],
-        }
-    }
-
     /// Whether the group serves this service.
     pub fn serves(&self, key: &ServiceKey, policy: Option<&MultiClusterService>) -> bool {
         self.services
@@ -164,10 +153,25 @@ impl View {
     }
 }
 
-/// The group name under which a member's agent gets its view. Not a DNS label: no ProxyGroup can
-/// have it.
-pub fn agent_group(member: &MemberName) -> GroupName {
-    format!("member/{member}").into()
+// === impl Backend ===
+
+impl Backend {
+    /// The names of its ports, while a claim or a weight of 0 keeps traffic from a member.
+    pub fn watched(&self, world: &World, key: &ServiceKey) -> Vec<String> {
+        let reduced = self.members.keys().any(|member| {
+            let weight = weigh(world, key, self, member, Some(0));
+            weight.effective.is_drain() || weight.claim.is_some_and(|claim| claim.permille < 1000)
+        });
+        let ports = self.ports.iter().filter(|_| reduced);
+        ports.map(|port| port.name.to_string()).collect()
+    }
+
+    /// Whether its tiers depend on where the proxies are. If not, every group is told the same of
+    /// services and endpoints.
+    pub fn is_relative(&self) -> bool {
+        let policy = self.policy.as_ref();
+        policy.is_some_and(|policy| policy.spec.tiers.iter().any(|tier| tier.relative.is_some()))
+    }
 }
 
 // === impl Rows ===
@@ -215,12 +219,33 @@ pub fn backend(world: &World, key: &ServiceKey, import: &Import) -> Backend {
     }
 }
 
-/// Decides what one group is told.
-pub fn rows(world: &World, key: &ServiceKey, backend: &Backend, view: &View) -> Rows {
+/// Decides what one group is told. `shared` holds what another group is told, where that is the
+/// same for all but the frontends.
+pub fn rows(
+    world: &World,
+    key: &ServiceKey,
+    backend: &Backend,
+    view: &View,
+    shared: Option<&Rows>,
+) -> Rows {
     let policy = backend.policy.as_deref();
     if !view.serves(key, policy) {
         return Rows::default();
     }
+    let mut rows = match shared {
+        Some(shared) => Rows {
+            frontends: Vec::new(),
+            ..shared.clone()
+        },
+        None => services_of(world, key, backend, view),
+    };
+    for port in &backend.ports {
+        rows.frontends.extend(frontends(policy, port, view));
+    }
+    rows
+}
+
+fn services_of(world: &World, key: &ServiceKey, backend: &Backend, view: &View) -> Rows {
     let mut rows = Rows::default();
     for port in &backend.ports {
         rows.services.push(Arc::new(Service {
@@ -230,7 +255,6 @@ pub fn rows(world: &World, key: &ServiceKey, backend: &Backend, view: &View) -> 
         }));
         rows.endpoints
             .push((port.name.clone(), Arc::clone(&port.endpoints)));
-        rows.frontends.extend(frontends(policy, port, view));
     }
     rows
 }

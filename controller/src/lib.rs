@@ -10,18 +10,37 @@
 //! | [`ports`] | which port each frontend gets |
 //! | [`status`] | what the hub's objects should say, as writes |
 //! | [`plan`] | all of that at once, for what changed |
+//! | [`imports`] | imports as they travel to agents |
+//! | [`members`] | whether members are alive, by their heartbeat |
+//! | [`identity`] | namespaces, identities and rights of members and proxies |
+//! | [`leader`] | which replica writes |
+//! | [`stream`] | one incremental ADS stream, without its socket |
+//! | [`fleet`] | proxies that are connected, and what they report |
+//! | [`authority`] | who signs members' certificates |
+//! | [`join`] | how a cluster becomes a member, and gets its tokens |
+//! | [`hub`] | all of that wired together: a shell |
 //! | [`agent`] | a member's side of all this |
 //! | [`board`] | what everybody is told, plans laid on top of each other |
 
 pub mod addresses;
 pub mod agent;
+pub mod authority;
 pub mod board;
 pub mod claims;
 pub mod distribute;
+pub mod fleet;
+pub mod hub;
+pub mod identity;
+pub mod imports;
+pub mod join;
+pub mod leader;
+pub mod members;
 pub mod plan;
 pub mod ports;
 pub mod services;
 pub mod status;
+pub mod stream;
 #[cfg(test)]
 mod testing;
+pub mod time;
 pub mod world;

@@ -17,12 +17,12 @@ use std::{
     sync::Arc,
 };
 
-use fairlead_config::name::MemberName;
+use fairlead_config::xds::proto::fairlead::Import;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use serde::{Deserialize, Serialize};
 
 use crate::{
     distribute::{self, Backend, Rows, View},
+    imports,
     ports::{self, WantedPort},
     services::{self, Aggregate, Outcome},
     status::{self, Write},
@@ -48,19 +48,11 @@ pub struct Plan {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ServicePlan {
     /// For every member; `None` takes the import away.
-    pub import: Option<Arc<ImportResource>>,
+    pub import: Option<Arc<Import>>,
     /// What each group is told; a group that is not named is told nothing of it.
     pub rows: BTreeMap<GroupName, Rows>,
-}
-
-/// An import as it travels to the agents.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ImportResource {
-    /// Labels, annotations and spec, without IPs.
-    pub import: fairlead_api::mcs::ServiceImport,
-    /// Who exports it.
-    pub clusters: Vec<String>,
+    /// Its ports, while some member is to take less than its weight.
+    pub watched: Vec<String>,
 }
 
 /// What was not done, and why; what `explain` prints.
@@ -70,13 +62,10 @@ pub struct Report {
     pub notes: BTreeMap<String, Vec<String>>,
 }
 
-/// Who, beside the proxy groups, is told things: the members whose agents are connected.
-pub type Agents = BTreeSet<MemberName>;
-
 /// Decides everything that `dirty` names.
-pub fn plan(world: &World, agents: &Agents, dirty: &Dirty, now: &Time) -> Plan {
+pub fn plan(world: &World, dirty: &Dirty, now: &Time) -> Plan {
     let mut plan = Plan::default();
-    let views = views(world, agents);
+    let views = views(world);
     let keys = if dirty.everything {
         world.service_keys()
     } else {
@@ -111,14 +100,13 @@ pub fn plan(world: &World, agents: &Agents, dirty: &Dirty, now: &Time) -> Plan {
 }
 
 /// Every view there is, by name.
-fn views(world: &World, agents: &Agents) -> Vec<Arc<View>> {
-    let groups = world
+fn views(world: &World) -> Vec<Arc<View>> {
+    world
         .groups
         .iter()
         .filter(|(_, group)| group.metadata.deletion_timestamp.is_none())
-        .map(|(name, group)| View::of_group(world, name, group));
-    let agents = agents.iter().map(|member| View::of_member(world, member));
-    groups.chain(agents).map(Arc::new).collect()
+        .map(|(name, group)| Arc::new(View::of_group(world, name, group)))
+        .collect()
 }
 
 struct Decided {
@@ -144,20 +132,22 @@ fn plan_service(
     let Decided { aggregate, backend } = decided;
     let import = aggregate.import.as_ref();
     let mut service = ServicePlan {
-        import: import.map(|import| {
-            Arc::new(ImportResource {
-                import: status::import_object(key, import),
-                clusters: import.members.keys().map(MemberName::to_string).collect(),
-            })
-        }),
+        import: import.map(|import| Arc::new(imports::message(world, key, import))),
         rows: BTreeMap::new(),
+        watched: backend
+            .as_ref()
+            .map_or_else(Vec::new, |one| one.watched(world, key)),
     };
     let mut problems = Vec::new();
     let policies = world.policies(key);
     let policy = policies.first().map(|policy| &***policy);
+    let mut shared: Option<Rows> = None;
     for view in views {
         if let Some(backend) = backend {
-            let rows = distribute::rows(world, key, backend, view);
+            let rows = distribute::rows(world, key, backend, view, shared.as_ref());
+            if shared.is_none() && !rows.is_empty() && !backend.is_relative() {
+                shared = Some(rows.clone());
+            }
             if !rows.is_empty() {
                 service.rows.insert(view.group.clone(), rows);
             }
@@ -291,7 +281,7 @@ fn rows_of_group(
         let Some(backend) = decide(world, &key).backend else {
             continue;
         };
-        let rows = distribute::rows(world, &key, &backend, view);
+        let rows = distribute::rows(world, &key, &backend, view, None);
         if !rows.is_empty() {
             all.insert(key, rows);
         }

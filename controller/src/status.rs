@@ -9,6 +9,7 @@ use fairlead_api::{
     conditions::{self, Wanted, kind, reason},
     export::ExportRecordStatus,
     mcs::{ClusterStatus, ServiceImport, ServiceImportSpec, ServiceImportStatus},
+    member::MemberClusterStatus,
     proxy::{AllocatedPort, ProxyGroup},
     service::{
         FrontendStatus, MemberState, MemberStatus, MultiClusterService, MultiClusterServiceStatus,
@@ -81,6 +82,24 @@ pub enum Write {
         /// All of them.
         frontends: Vec<AllocatedPort>,
     },
+    /// What a group's proxies say: everything in its status but ports.
+    GroupProxies {
+        /// Its name.
+        name: String,
+        /// Its resourceVersion; 0: whatever it is.
+        version: u64,
+        /// The fields.
+        status: serde_json::Value,
+    },
+    /// The status of a member.
+    Member {
+        /// Its name.
+        name: String,
+        /// Its resourceVersion.
+        version: u64,
+        /// The whole status.
+        status: Box<MemberClusterStatus>,
+    },
 }
 
 impl Write {
@@ -95,6 +114,8 @@ impl Write {
                 namespace, name, ..
             } => format!("status of MultiClusterService {namespace}/{name}"),
             Self::GroupPorts { name, .. } => format!("ports of ProxyGroup {name}"),
+            Self::GroupProxies { name, .. } => format!("proxies of ProxyGroup {name}"),
+            Self::Member { name, .. } => format!("status of MemberCluster {name}"),
         }
     }
 }

@@ -179,6 +179,12 @@ pub struct SliceEndpoint {
     pub state: fairlead_config::endpoint::ObjectState,
     /// Its zone.
     pub zone: Option<Arc<str>>,
+    /// Its host name, for headless services.
+    pub hostname: Option<Arc<str>>,
+    /// The node it runs on.
+    pub node: Option<Arc<str>>,
+    /// Its conditions as given: ready, serving, terminating.
+    pub conditions: [bool; 3],
 }
 
 /// What the proxies report of a member's part in a service.
@@ -372,6 +378,14 @@ impl World {
                 self.refusals.insert(key.clone(), refusals);
             }
         }
+    }
+
+    /// How many exports a member has, refused ones included.
+    pub fn exports_of(&self, member: &MemberName) -> usize {
+        let namespace: Arc<str> = fairlead_api::labels::member_namespace(member.as_str()).into();
+        let first: ObjectKey = (Arc::clone(&namespace), "".into());
+        let theirs = self.export_at.range(first..);
+        theirs.take_while(|(at, _)| at.0 == namespace).count()
     }
 
     /// The members that have objects of this kind in the hub: what the mass-loss guard counts.

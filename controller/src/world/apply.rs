@@ -242,9 +242,6 @@ impl World {
                 self.dirty.groups.insert(name.clone());
             }
         }
-        self.dirty
-            .groups
-            .insert(crate::distribute::agent_group(member));
     }
 
     /// A group's allocations and addresses show in the status of the services that name it.

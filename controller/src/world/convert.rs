@@ -105,6 +105,9 @@ pub(super) fn slice(object: &EndpointSlice) -> Slice {
                 ip,
                 state: state(endpoint),
                 zone: endpoint.zone.as_deref().map(Arc::from),
+                hostname: endpoint.hostname.as_deref().map(Arc::from),
+                node: endpoint.node_name.as_deref().map(Arc::from),
+                conditions: conditions(endpoint),
             }),
             Err(_) => slice.unreadable.push(address.clone()),
         }
@@ -113,14 +116,18 @@ pub(super) fn slice(object: &EndpointSlice) -> Slice {
 }
 
 /// Absent conditions mean ready and serving; Kubernetes says so.
-fn state(endpoint: &Endpoint) -> ObjectState {
+fn conditions(endpoint: &Endpoint) -> [bool; 3] {
     let conditions = endpoint.conditions.as_ref();
     let ready = conditions.and_then(|all| all.ready).unwrap_or(true);
     let serving = conditions.and_then(|all| all.serving).unwrap_or(ready);
     let terminating = conditions.and_then(|all| all.terminating).unwrap_or(false);
-    match (terminating, ready, serving) {
-        (false, true, _) => ObjectState::Ready,
-        (true, _, true) => ObjectState::Draining,
+    [ready, serving, terminating]
+}
+
+fn state(endpoint: &Endpoint) -> ObjectState {
+    match conditions(endpoint) {
+        [true, _, false] => ObjectState::Ready,
+        [_, true, true] => ObjectState::Draining,
         _ => ObjectState::NotReady,
     }
 }

@@ -1,0 +1,408 @@
+//! The proxies that are connected, what they run on, and what they report.
+//!
+//! Reports come over LRS: levels of live sessions per service and member, verdicts on endpoints, the
+//! state of the proxy. What they add up to goes into statuses: sessions of a member over all
+//! proxies, known only when every live proxy has reported lately; a proxy not heard from is
+//! "unknown", never idle.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use fairlead_api::{
+    conditions::{self, Wanted, kind, reason},
+    proxy::{ProxyGroupStatus, ProxyStatus, Refusal},
+};
+use fairlead_config::{
+    name::{MemberName, ServiceName},
+    xds::proto::{
+        core::{AddressKind, Port},
+        fairlead::{ProxyState, Verdict, VerdictKind},
+        load_stats::LoadStatsRequest,
+    },
+};
+use fairlead_runtime::clock::Tick;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::world::{Load, ServiceKey};
+
+/// A proxy: its group, and its node id in it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProxyId {
+    /// Its group, from its identity.
+    pub group: String,
+    /// What it calls itself.
+    pub node: String,
+}
+
+/// Every proxy heard of.
+#[derive(Debug, Default)]
+pub struct Fleet {
+    proxies: BTreeMap<ProxyId, Proxy>,
+    dirty_groups: BTreeSet<String>,
+    dirty_services: BTreeSet<ServiceKey>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Proxy {
+    version: String,
+    streams: u32,
+    /// The hash acknowledged last, and whether that is all it was sent.
+    applied: Option<String>,
+    settled: bool,
+    refused: Vec<Refusal>,
+    reported: Option<(Tick, Time)>,
+    state: ProxyState,
+    sessions: BTreeMap<(ServiceName, MemberName), u64>,
+    verdicts: BTreeMap<(ServiceName, MemberName, String), (VerdictKind, String)>,
+    gone_since: Option<Tick>,
+}
+
+/// What a proxy says of an endpoint, for `explain`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointVerdict {
+    /// Who says so.
+    pub proxy: ProxyId,
+    /// The service's port.
+    pub service: ServiceName,
+    /// Of whom.
+    pub member: MemberName,
+    /// Which endpoint.
+    pub address: String,
+    /// What.
+    pub kind: VerdictKind,
+    /// Why.
+    pub reason: String,
+}
+
+impl Fleet {
+    /// A proxy opened its configuration stream.
+    pub fn connected(&mut self, id: &ProxyId, version: &str) {
+        let proxy = self.proxies.entry(id.clone()).or_default();
+        proxy.streams += 1;
+        proxy.gone_since = None;
+        version.clone_into(&mut proxy.version);
+        self.dirty_groups.insert(id.group.clone());
+    }
+
+    /// It closed it.
+    pub fn disconnected(&mut self, id: &ProxyId, now: Tick) {
+        if let Some(proxy) = self.proxies.get_mut(id) {
+            proxy.streams = proxy.streams.saturating_sub(1);
+            if proxy.streams == 0 {
+                proxy.gone_since = Some(now);
+            }
+            self.dirty_groups.insert(id.group.clone());
+        }
+    }
+
+    /// It answered an update.
+    pub fn answered(
+        &mut self,
+        id: &ProxyId,
+        applied: Option<&str>,
+        settled: bool,
+        refused: Vec<Refusal>,
+    ) {
+        let Some(proxy) = self.proxies.get_mut(id) else {
+            return;
+        };
+        let applied = applied.map(str::to_owned);
+        if proxy.applied == applied && proxy.settled == settled && proxy.refused == refused {
+            return;
+        }
+        for refusal in proxy.refused.iter().chain(&refused) {
+            self.dirty_services.extend(services_in(&refusal.reason));
+            self.dirty_services.extend(services_in(&refusal.resource));
+        }
+        proxy.applied = applied;
+        proxy.settled = settled;
+        proxy.refused = refused;
+        self.dirty_groups.insert(id.group.clone());
+    }
+
+    /// It reported. The first report of a stream replaces all verdicts.
+    pub fn reported(
+        &mut self,
+        id: &ProxyId,
+        report: &LoadStatsRequest,
+        first: bool,
+        now: Tick,
+        time: &Time,
+    ) {
+        let proxy = self.proxies.entry(id.clone()).or_default();
+        if proxy.reported.is_none() || first {
+            self.dirty_groups.insert(id.group.clone());
+        }
+        proxy.reported = Some((now, time.clone()));
+        if let Some(state) = &report.proxy {
+            if !state.version.is_empty() && proxy.version != state.version {
+                proxy.version.clone_from(&state.version);
+                self.dirty_groups.insert(id.group.clone());
+            }
+            proxy.state = state.clone();
+        }
+        if first {
+            self.dirty_services
+                .extend(proxy.verdicts.keys().map(|(service, ..)| key_of(service)));
+            proxy.verdicts.clear();
+        }
+        for stats in &report.cluster_stats {
+            let Ok(service) = ServiceName::parse(&stats.cluster_name) else {
+                continue;
+            };
+            for locality in &stats.upstream_locality_stats {
+                let region = locality.locality.as_ref().map(|one| one.region.as_str());
+                let Some(Ok(member)) = region.map(MemberName::parse) else {
+                    continue;
+                };
+                let active = locality.total_requests_in_progress;
+                let at = (service.clone(), member);
+                if proxy.sessions.insert(at, active) != Some(active) {
+                    self.dirty_services.insert(key_of(&service));
+                }
+            }
+        }
+        for verdict in &report.verdicts {
+            if let Some(service) = proxy.judge(verdict) {
+                self.dirty_services.insert(key_of(&service));
+            }
+        }
+    }
+
+    /// Forgets proxies that have been gone for long.
+    pub fn sweep(&mut self, now: Tick) {
+        let dirty = &mut self.dirty_groups;
+        self.proxies.retain(|id, proxy| {
+            let keep = proxy
+                .gone_since
+                .is_none_or(|since| now.since(since) < FORGOTTEN_AFTER);
+            if !keep {
+                dirty.insert(id.group.clone());
+            }
+            keep
+        });
+    }
+
+    /// Marks a group whose published state moved.
+    pub fn touch(&mut self, group: &str) {
+        if self.proxies.keys().any(|id| id.group == group) {
+            self.dirty_groups.insert(group.to_owned());
+        }
+    }
+
+    /// Groups and services whose status has to be looked at.
+    pub fn take_dirty(&mut self) -> (BTreeSet<String>, BTreeSet<ServiceKey>) {
+        (
+            std::mem::take(&mut self.dirty_groups),
+            std::mem::take(&mut self.dirty_services),
+        )
+    }
+
+    /// What all proxies say of a service, by member.
+    pub fn loads(&self, key: &ServiceKey, now: Tick) -> BTreeMap<MemberName, Load> {
+        let mut loads: BTreeMap<MemberName, Load> = BTreeMap::new();
+        let mut unknown = false;
+        for proxy in self.proxies.values() {
+            let fresh = proxy
+                .reported
+                .as_ref()
+                .is_some_and(|(at, _)| now.since(*at) < STALE_AFTER);
+            unknown |= proxy.streams > 0 && !fresh;
+            for ((service, member), active) in &proxy.sessions {
+                if is_of(service, key) {
+                    let load = loads.entry(member.clone()).or_default();
+                    load.active = Some(load.active.unwrap_or(0) + active);
+                }
+            }
+            for ((service, member, _), (kind, _)) in &proxy.verdicts {
+                if !is_of(service, key) {
+                    continue;
+                }
+                let load = loads.entry(member.clone()).or_default();
+                match kind {
+                    VerdictKind::Healthy => load.healthy += 1,
+                    VerdictKind::ProbeFailed | VerdictKind::Ejected | VerdictKind::Suspect => {
+                        load.unhealthy += 1;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        if unknown {
+            for load in loads.values_mut() {
+                load.active = None;
+            }
+        }
+        loads
+    }
+
+    /// What proxies refuse of a service.
+    pub fn refusals(&self, key: &ServiceKey) -> Vec<String> {
+        let mut all = Vec::new();
+        for (id, proxy) in &self.proxies {
+            for refusal in &proxy.refused {
+                let text = format!("{} {}", refusal.resource, refusal.reason);
+                if services_in(&text).contains(key) {
+                    let ProxyId { group, node } = id;
+                    all.push(format!(
+                        "proxy {node} of {group} refuses: {}",
+                        refusal.reason
+                    ));
+                }
+            }
+        }
+        all
+    }
+
+    /// Every verdict on the endpoints of a service.
+    pub fn verdicts(&self, key: &ServiceKey) -> Vec<EndpointVerdict> {
+        let mut all = Vec::new();
+        for (id, proxy) in &self.proxies {
+            for ((service, member, address), (kind, reason)) in &proxy.verdicts {
+                if is_of(service, key) {
+                    all.push(EndpointVerdict {
+                        proxy: id.clone(),
+                        service: service.clone(),
+                        member: member.clone(),
+                        address: address.clone(),
+                        kind: *kind,
+                        reason: reason.clone(),
+                    });
+                }
+            }
+        }
+        all
+    }
+
+    /// The status of a group, apart from its ports. `published` is the hash of what it should run
+    /// on.
+    pub fn status(
+        &self,
+        group: &str,
+        published: Option<&str>,
+        old: &ProxyGroupStatus,
+        now: &Time,
+    ) -> ProxyGroupStatus {
+        let all = self.proxies.iter().filter(|(id, _)| id.group == group);
+        let proxies: Vec<ProxyStatus> = all.map(|(id, proxy)| proxy.status(id)).collect();
+        let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
+        let connected = proxies.iter().filter(|proxy| proxy.connected).count();
+        let in_sync = proxies
+            .iter()
+            .filter(|proxy| proxy.connected && proxy.applied_hash.as_deref() == published)
+            .count();
+        let refusals: Vec<String> = proxies
+            .iter()
+            .flat_map(|proxy| {
+                let refused = proxy.refused.iter();
+                refused.map(|one| format!("{}: {}: {}", proxy.id, one.resource, one.reason))
+            })
+            .collect();
+        let ready = if connected > 0 {
+            Wanted::yes(
+                kind::READY,
+                reason::READY,
+                format!("{connected} proxies connected"),
+            )
+        } else {
+            Wanted::no(
+                kind::READY,
+                reason::NO_PROXIES,
+                "no proxy is connected; start one with a token of `fairlead proxy token`",
+            )
+        };
+        let programmed = if refusals.is_empty() {
+            Wanted::yes(
+                kind::PROGRAMMED,
+                reason::APPLIED,
+                "no proxy refuses anything",
+            )
+        } else {
+            Wanted::no(kind::PROGRAMMED, reason::REFUSED, refusals.join("; "))
+        };
+        let conditions = conditions::set(&old.conditions, &[ready, programmed], None, now);
+        ProxyGroupStatus {
+            conditions: conditions.unwrap_or_else(|| old.conditions.clone()),
+            proxies,
+            connected: number(connected),
+            in_sync: number(in_sync),
+            published_hash: published.map(str::to_owned),
+            ..ProxyGroupStatus::default()
+        }
+    }
+}
+
+impl Proxy {
+    /// The service whose verdicts changed, if any did.
+    fn judge(&mut self, verdict: &Verdict) -> Option<ServiceName> {
+        let service = ServiceName::parse(&verdict.service).ok()?;
+        let member = MemberName::parse(&verdict.member).ok()?;
+        let address = match verdict.address.as_ref()?.address.as_ref()? {
+            AddressKind::Socket(socket) => match socket.port.as_ref()? {
+                Port::Value(port) => format!("{}:{port}", socket.address),
+                Port::Named(name) => format!("{}:{name}", socket.address),
+            },
+            AddressKind::Pipe(_) => return None,
+        };
+        let kind = verdict.kind();
+        let at = (service.clone(), member, address);
+        if kind == VerdictKind::Unknown {
+            return self.verdicts.remove(&at).map(|_| service);
+        }
+        if self.verdicts.len() >= VERDICTS_MAX && !self.verdicts.contains_key(&at) {
+            return None;
+        }
+        let new = (kind, verdict.reason.clone());
+        let old = self.verdicts.insert(at, new);
+        old.is_none_or(|(old, _)| old != kind).then_some(service)
+    }
+
+    fn status(&self, id: &ProxyId) -> ProxyStatus {
+        let sessions = self.state.sessions + self.state.flows;
+        ProxyStatus {
+            id: id.node.clone(),
+            version: self.version.clone(),
+            connected: self.streams > 0,
+            applied_hash: self.applied.clone().filter(|_| self.settled),
+            as_of: (self.state.as_of > 0).then(|| self.state.as_of.to_string()),
+            last_report: self.reported.as_ref().map(|(_, time)| time.clone()),
+            sessions: self
+                .reported
+                .as_ref()
+                .and_then(|_| i64::try_from(sessions).ok()),
+            refused: self.refused.clone(),
+        }
+    }
+}
+
+fn key_of(service: &ServiceName) -> ServiceKey {
+    let (namespace, name, _) = service.parts();
+    ServiceKey::new(namespace, name)
+}
+
+fn is_of(service: &ServiceName, key: &ServiceKey) -> bool {
+    let (namespace, name, _) = service.parts();
+    namespace == &*key.namespace && name == &*key.name
+}
+
+/// The services that a refusal names: resources are called `namespace/name:port`.
+fn services_in(text: &str) -> BTreeSet<ServiceKey> {
+    let words = text.split(|c: char| c.is_whitespace() || matches!(c, '"' | ',' | ';' | '(' | ')'));
+    let names = words.filter_map(|word| {
+        let word = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+        ServiceName::parse(word).ok()
+    });
+    names.map(|name| key_of(&name)).collect()
+}
+
+/// Three reports of 10 s.
+const STALE_AFTER: Duration = Duration::from_secs(30);
+/// How long a proxy that went stays in status.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
+/// Verdicts kept of one proxy; further ones only count in its own metrics.
+const VERDICTS_MAX: usize = 200_000;

@@ -1,0 +1,416 @@
+//! The hub as one handle: watches, plans, writes, streams and joining, wired together.
+//!
+//! ```text
+//! watches ─▶ engine (World ─▶ plan) ─▶ board ─▶ streams ─▶ proxies, agents
+//!              ▲       │                           │
+//!              │       └─▶ writer (the leader's)   └─ reports ─▶ fleet ─▶ engine
+//! ```
+//!
+//! Everything in this folder is a shell. What it decides, it decides by the pure modules beside it.
+
+mod access;
+mod engine;
+mod identities;
+mod metrics;
+mod server;
+mod streams;
+#[cfg(test)]
+mod tests;
+mod watches;
+mod writer;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use fairlead_api::labels;
+use fairlead_runtime::{
+    clock::Clock,
+    tasks::{Exit, TaskError, Tasks},
+};
+use kube::Client;
+use parking_lot::{Mutex, RwLock};
+use serde_json::json;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use engine::Shared;
+pub use identities::apply as apply_manifest;
+pub use metrics::Metrics;
+
+use crate::{
+    authority::{self, Authority},
+    board::Board,
+    fleet::Fleet,
+    join::{ApiServer, io::Registrar},
+    leader,
+    plan::Report,
+    world::Settings,
+};
+use engine::{Command, Engine, Outputs};
+use server::{Server, Tls};
+use streams::Streams;
+
+/// How a hub is run.
+#[derive(Clone)]
+pub struct HubConfig {
+    /// A client of the hub's API server with the rights of `ClusterRole/fairlead-hub`.
+    pub client: Client,
+    /// Where agents and standalone proxies connect; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Names and addresses that clients know this port by, for its certificate.
+    pub names: Vec<String>,
+    /// Off: plain, nobody can join, and a stream without a token is taken for what it claims.
+    pub tls: bool,
+    /// This replica's name in the leader's Lease.
+    pub replica: String,
+    /// What members are told of the hub's Kubernetes API.
+    pub api_server: Option<ApiServer>,
+    /// What the operator set.
+    pub settings: Settings,
+    /// Where time comes from.
+    pub clock: Clock,
+}
+
+/// A running hub. Dropping it stops it.
+pub struct Handle {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// What it decided, for `explain` and tests.
+    pub shared: Shared,
+    /// Proxies and their reports.
+    pub fleet: Arc<Mutex<Fleet>>,
+    /// Everything it counts.
+    pub metrics: Metrics,
+    leadership: leader::io::Leadership,
+    authority: Option<Arc<RwLock<Authority>>>,
+    tasks: Tasks,
+    connections: TaskTracker,
+    stop: CancellationToken,
+    client: Client,
+    replica: String,
+}
+
+/// Why a hub did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    /// The port.
+    #[error("cannot listen on {addr}: {source}; choose another --listen address")]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        #[allow(missing_docs, reason = "the reason")]
+        source: std::io::Error,
+    },
+    /// The namespace of the hub.
+    #[error("namespace fairlead-system cannot be made: {0}")]
+    Namespace(kube::Error),
+    /// The authority.
+    #[error("the hub's certificate authority cannot be had: {0}")]
+    Authority(#[from] authority::io::AuthorityError),
+    /// Its certificate.
+    #[error("the hub's certificate cannot be made: {0}")]
+    Certificate(String),
+}
+
+/// Starts a hub. Its tasks belong to the handle.
+pub async fn run(config: HubConfig) -> Result<Handle, HubError> {
+    let addr = config.listen;
+    let listener = TcpListener::bind(addr)
+        .await
+        .map_err(|source| HubError::Listen { addr, source })?;
+    let addr = listener
+        .local_addr()
+        .map_err(|source| HubError::Listen { addr, source })?;
+    let namespace = json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": { "name": labels::SYSTEM_NAMESPACE },
+    });
+    apply_manifest(&config.client, &namespace)
+        .await
+        .map_err(HubError::Namespace)?;
+    let identity = match config.tls {
+        true => Some(Identity::load(&config, addr).await?),
+        false => None,
+    };
+    Ok(start(config, listener, addr, identity))
+}
+
+fn start(
+    config: HubConfig,
+    listener: TcpListener,
+    addr: SocketAddr,
+    identity: Option<Identity>,
+) -> Handle {
+    let mut tasks = Tasks::new(config.clock.clone());
+    let metrics = Metrics::new();
+    let fleet = Arc::new(Mutex::new(Fleet::default()));
+    let (connections, stop) = (TaskTracker::new(), CancellationToken::new());
+    let (leadership, election) = leader::io::new(config.replica.clone(), config.clock.clone());
+    let url = format!("https://{addr}");
+    let lease = leader::io::run(config.client.clone(), config.clock.clone(), url, election);
+    tasks.spawn("leader election", endless(lease));
+
+    let (shared, commands) = start_engine(&config, &leadership, &metrics, &fleet, &mut tasks);
+    let gatherer = gather(
+        fleet.clone(),
+        shared.clone(),
+        commands,
+        config.clock.clone(),
+    );
+    tasks.spawn("reports", endless(gatherer));
+
+    let streams = Streams {
+        access: access::Access::new(config.client.clone(), config.clock.clone(), !config.tls),
+        shared: shared.clone(),
+        fleet: fleet.clone(),
+        metrics: metrics.clone(),
+        clock: config.clock.clone(),
+        tasks: connections.clone(),
+    };
+    let registrar = identity.as_ref().map(|identity| {
+        Arc::new(Registrar::new(
+            config.client.clone(),
+            identity.authority.clone(),
+            config.api_server.clone(),
+            config.clock.clone(),
+        ))
+    });
+    let server = Server {
+        streams,
+        registrar,
+        metrics: metrics.clone(),
+    };
+    let tls = identity.as_ref().map(|identity| identity.tls.clone());
+    let serving = server::run(listener, tls, server, connections.clone(), stop.clone());
+    tasks.spawn("streams", endless(serving));
+    let authority = identity.as_ref().map(|identity| identity.authority.clone());
+    if let Some(identity) = identity {
+        tasks.spawn("certificates", endless(identity.keep(config.clone(), addr)));
+    }
+    Handle {
+        addr,
+        shared,
+        fleet,
+        metrics,
+        leadership,
+        authority,
+        tasks,
+        connections,
+        stop,
+        client: config.client,
+        replica: config.replica,
+    }
+}
+
+fn start_engine(
+    config: &HubConfig,
+    leadership: &leader::io::Leadership,
+    metrics: &Metrics,
+    fleet: &Arc<Mutex<Fleet>>,
+    tasks: &mut Tasks,
+) -> (Shared, mpsc::Sender<Command>) {
+    let board = Arc::new(RwLock::new(Board::new(String::new())));
+    let report = Arc::new(RwLock::new(Report::default()));
+    let (revision, revision_seen) = watch::channel(0);
+    let (ready, ready_seen) = watch::channel(false);
+    let (members, members_seen) = watch::channel(Arc::default());
+    let (groups, groups_seen) = watch::channel(Arc::default());
+    let (writes, writes_taken) = mpsc::channel(WRITES_QUEUE);
+    let (work, work_taken) = mpsc::channel(identities::QUEUE);
+    let (seen, seen_taken) = mpsc::channel(watches::QUEUE);
+    let (commands, commands_taken) = mpsc::channel(COMMANDS_QUEUE);
+    let out = Outputs {
+        board: board.clone(),
+        revision,
+        ready,
+        report: report.clone(),
+        members,
+        groups,
+        writes,
+        identities: work,
+    };
+    let engine = Engine::new(
+        config.settings,
+        out,
+        fleet.clone(),
+        leadership.clone(),
+        metrics.clone(),
+    );
+    let client = &config.client;
+    let writer = writer::run(
+        client.clone(),
+        leadership.clone(),
+        metrics.clone(),
+        writes_taken,
+    );
+    tasks.spawn("watches", endless(watches::run(client.clone(), seen)));
+    tasks.spawn("engine", endless(engine.run(seen_taken, commands_taken)));
+    tasks.spawn("writer", endless(writer));
+    let identities = identities::run(
+        client.clone(),
+        leadership.clone(),
+        work_taken,
+        commands.clone(),
+    );
+    tasks.spawn("identities", endless(identities));
+    let shared = Shared {
+        board,
+        revision: revision_seen,
+        ready: ready_seen,
+        report,
+        members: members_seen,
+        groups: groups_seen,
+    };
+    (shared, commands)
+}
+
+impl Handle {
+    /// Waits until everything was listed and planned once.
+    pub async fn ready(&mut self) {
+        // The engine lives as long as the handle; if it ends, `exit` says why.
+        if self.shared.ready.wait_for(|ready| *ready).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Whether this replica writes.
+    pub fn leads(&self) -> bool {
+        self.leadership.is_mine()
+    }
+
+    /// What its certificates are checked against, PEM; `None` on a plain port.
+    pub fn bundle(&self) -> Option<String> {
+        self.authority.as_ref().map(|one| one.read().bundle())
+    }
+
+    /// Waits for the end of any of its tasks: none ever should.
+    pub async fn exit(&mut self) -> Exit {
+        self.tasks.next_exit().await
+    }
+
+    /// Stops, and gives the lead away.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.stop().await;
+        self.connections.close();
+        let release = leader::io::release(self.client, &self.replica);
+        if let Ok(Err(error)) = tokio::time::timeout(RELEASE_TIMEOUT, release).await {
+            tracing::debug!(%error, "the leader's Lease was not given up");
+        }
+    }
+}
+
+/// The hub's certificates.
+struct Identity {
+    authority: Arc<RwLock<Authority>>,
+    tls: Tls,
+}
+
+impl Identity {
+    async fn load(config: &HubConfig, addr: SocketAddr) -> Result<Self, HubError> {
+        let authority = authority::io::load(&config.client, &config.clock).await?;
+        let tls = serving(&authority, config, addr)?;
+        Ok(Self {
+            authority: Arc::new(RwLock::new(authority)),
+            tls: Arc::new(RwLock::new(tls)),
+        })
+    }
+
+    /// Follows the authority's rotation, and renews the serving certificate long before its end.
+    async fn keep(self, config: HubConfig, addr: SocketAddr) {
+        loop {
+            tokio::time::sleep(CERTIFICATE_EVERY).await;
+            let authority = match authority::io::load(&config.client, &config.clock).await {
+                Ok(authority) => authority,
+                Err(error) => {
+                    tracing::warn!(%error, "the authority cannot be read");
+                    continue;
+                }
+            };
+            match serving(&authority, &config, addr) {
+                Ok(tls) => {
+                    *self.tls.write() = tls;
+                    *self.authority.write() = authority;
+                }
+                Err(error) => tracing::warn!(%error, "the serving certificate is not renewed"),
+            }
+        }
+    }
+}
+
+fn serving(
+    authority: &Authority,
+    config: &HubConfig,
+    addr: SocketAddr,
+) -> Result<Arc<rustls::ServerConfig>, HubError> {
+    let failed = |error: authority::CertificateError| HubError::Certificate(error.to_string());
+    let mut names = config.names.clone();
+    names.push("localhost".to_owned());
+    if !addr.ip().is_unspecified() {
+        names.push(addr.ip().to_string());
+    }
+    names.sort();
+    names.dedup();
+    let key = authority::io::key().map_err(failed)?;
+    let now = crate::time::timestamp(&config.clock);
+    let certificate = authority.sign_server(&names, &key, now).map_err(failed)?;
+    server::tls_config(&certificate, &key.serialize_pem(), &authority.bundle())
+        .map_err(HubError::Certificate)
+}
+
+/// Carries what proxies report to the engine, at most twice a second.
+async fn gather(
+    fleet: Arc<Mutex<Fleet>>,
+    shared: Shared,
+    engine: mpsc::Sender<Command>,
+    clock: Clock,
+) {
+    let mut ticks = tokio::time::interval(GATHER_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut published = std::collections::BTreeMap::new();
+    loop {
+        ticks.tick().await;
+        let now = clock.now();
+        let commands = {
+            let hashes = shared.board.read().hashes();
+            let mut fleet = fleet.lock();
+            fleet.sweep(now);
+            for (group, hash) in &hashes {
+                if published.get(group) != Some(hash) {
+                    fleet.touch(group);
+                }
+            }
+            let (groups, services) = fleet.take_dirty();
+            published = hashes;
+            let loads = services
+                .iter()
+                .map(|key| (key.clone(), fleet.loads(key, now)));
+            let loads = Command::Loads(loads.collect());
+            let refusals = services
+                .iter()
+                .map(|key| (key.clone(), fleet.refusals(key)));
+            let refusals = Command::Refusals(refusals.collect());
+            (!services.is_empty() || !groups.is_empty())
+                .then(|| [loads, refusals, Command::Groups(groups)])
+        };
+        for command in commands.into_iter().flatten() {
+            if engine.send(command).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+async fn endless(work: impl Future<Output = ()>) -> Result<(), TaskError> {
+    work.await;
+    Err("it came to an end".into())
+}
+
+const WRITES_QUEUE: usize = 256;
+const COMMANDS_QUEUE: usize = 256;
+const GATHER_EVERY: Duration = Duration::from_millis(500);
+const CERTIFICATE_EVERY: Duration = Duration::from_secs(3600);
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,0 +1,120 @@
+//! Who opens a stream: tokens reviewed by the hub's API server.
+
+use std::time::Duration;
+
+use base64::Engine;
+use fairlead_api::labels;
+use fairlead_runtime::clock::Clock;
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
+use kube::{Api, Client, api::PostParams};
+use tonic::{Status, metadata::MetadataMap};
+
+use crate::{identity::Subject, time};
+
+/// Reviews the tokens of streams.
+#[derive(Clone)]
+pub(super) struct Access {
+    client: Client,
+    clock: Clock,
+    /// Streams without a token are taken for what they claim to be.
+    trusting: bool,
+}
+
+/// Who a stream is, and for how long.
+#[derive(Debug, Clone)]
+pub(super) struct Admitted {
+    /// `None`: whatever the node claims (a hub that trusts its clients).
+    pub(super) subject: Option<Subject>,
+    /// The token's remaining life.
+    pub(super) life: Option<Duration>,
+}
+
+impl Access {
+    pub(super) fn new(client: Client, clock: Clock, trusting: bool) -> Self {
+        Self {
+            client,
+            clock,
+            trusting,
+        }
+    }
+
+    pub(super) async fn admit(&self, metadata: &MetadataMap) -> Result<Admitted, Status> {
+        let header = metadata.get("authorization");
+        let Some(header) = header else {
+            if self.trusting {
+                return Ok(Admitted {
+                    subject: None,
+                    life: None,
+                });
+            }
+            return Err(Status::unauthenticated(
+                "a bearer token of audience fairlead-xds is needed",
+            ));
+        };
+        let token = header
+            .to_str()
+            .ok()
+            .and_then(|text| text.strip_prefix("Bearer "))
+            .ok_or_else(|| Status::unauthenticated("the authorization is no bearer token"))?;
+        let subject = self.review(token).await?;
+        Ok(Admitted {
+            subject: Some(subject),
+            life: Some(self.life(token)?),
+        })
+    }
+
+    async fn review(&self, token: &str) -> Result<Subject, Status> {
+        let reviews: Api<TokenReview> = Api::all(self.client.clone());
+        let review = TokenReview {
+            spec: TokenReviewSpec {
+                token: token.to_owned(),
+                audiences: Some(vec![labels::XDS_AUDIENCE.to_owned()]),
+            },
+            ..TokenReview::default()
+        };
+        let params = PostParams::default();
+        let answer = tokio::time::timeout(TIMEOUT, reviews.create(&params, &review));
+        let status = match answer.await {
+            Ok(Ok(answer)) => answer.status.unwrap_or_default(),
+            Ok(Err(error)) => {
+                return Err(Status::unavailable(format!(
+                    "tokens cannot be reviewed: {error}"
+                )));
+            }
+            Err(_) => return Err(Status::unavailable("tokens cannot be reviewed: no answer")),
+        };
+        let audiences = status.audiences.unwrap_or_default();
+        if status.authenticated != Some(true)
+            || !audiences.iter().any(|one| one == labels::XDS_AUDIENCE)
+        {
+            return Err(Status::unauthenticated(format!(
+                "the token is not good for audience {}: {}",
+                labels::XDS_AUDIENCE,
+                status
+                    .error
+                    .unwrap_or_else(|| "unknown or expired".to_owned()),
+            )));
+        }
+        let user = status
+            .user
+            .and_then(|user| user.username)
+            .unwrap_or_default();
+        Subject::parse(&user).map_err(Status::permission_denied)
+    }
+
+    /// The API server has checked the signature; only the end is read here.
+    fn life(&self, token: &str) -> Result<Duration, Status> {
+        let payload = token.split('.').nth(1).unwrap_or_default();
+        let engine = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+        let json = engine.decode(payload).unwrap_or_default();
+        let claims: serde_json::Value = serde_json::from_slice(&json).unwrap_or_default();
+        let end = claims["exp"].as_i64();
+        let end = end.ok_or_else(|| Status::unauthenticated("the token has no end"))?;
+        let left = end - time::timestamp(&self.clock).as_second();
+        u64::try_from(left)
+            .map(Duration::from_secs)
+            .map_err(|_| Status::unauthenticated("the token has run out"))
+    }
+}
+
+const TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,0 +1,595 @@
+//! The hub's one loop: what watches see goes into the World, what changed is planned, what is
+//! decided goes to the board and to the writer.
+//!
+//! Changes wait up to [`WINDOW`] for others; a removal waits for nothing. Nothing is planned before
+//! every kind has been listed once, so a restart never withdraws what it has not read yet.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use fairlead_api::{
+    conditions::{self, kind},
+    labels,
+    member::{MemberClusterStatus, MemberReport, MemberReportSpec},
+    proxy::ProxyGroupStatus,
+};
+use fairlead_config::name::MemberName;
+use fairlead_runtime::clock::{Clock, Tick};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::ResourceExt;
+use parking_lot::{Mutex, RwLock};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+
+use super::{
+    identities::Task,
+    metrics::Metrics,
+    streams::OwnGroups,
+    watches::{Seen, Watched},
+};
+use crate::{
+    board::Board,
+    fleet::Fleet,
+    leader::io::Leadership,
+    members::{self, Facts, Heartbeats, Verdict},
+    plan::{self, Report},
+    status::Write,
+    time,
+    world::{Dirty, Kind, Load, Object, ServiceKey, Settings, World},
+};
+
+/// What the rest of the hub tells the engine.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// A member's namespace and identity exist.
+    Prepared(MemberName),
+    /// What proxies report of services.
+    Loads(Vec<(ServiceKey, BTreeMap<MemberName, Load>)>),
+    /// What proxies refuse of services.
+    Refusals(Vec<(ServiceKey, Vec<String>)>),
+    /// The status of these groups has to be looked at.
+    Groups(BTreeSet<String>),
+}
+
+/// What everybody reads of the engine.
+#[derive(Clone)]
+pub struct Shared {
+    /// What everybody is told.
+    pub board: Arc<RwLock<Board>>,
+    /// Moves with each change of the board.
+    pub revision: watch::Receiver<u64>,
+    /// Everything known was listed and planned once.
+    pub ready: watch::Receiver<bool>,
+    /// What was not done, and why.
+    pub report: Arc<RwLock<Report>>,
+    /// The members that may have streams open.
+    pub members: watch::Receiver<Arc<BTreeSet<MemberName>>>,
+    /// Each member's own proxy group.
+    pub groups: watch::Receiver<OwnGroups>,
+}
+
+/// Where the engine sends its decisions.
+pub(super) struct Outputs {
+    pub(super) board: Arc<RwLock<Board>>,
+    pub(super) revision: watch::Sender<u64>,
+    pub(super) ready: watch::Sender<bool>,
+    pub(super) report: Arc<RwLock<Report>>,
+    pub(super) members: watch::Sender<Arc<BTreeSet<MemberName>>>,
+    pub(super) groups: watch::Sender<OwnGroups>,
+    pub(super) writes: mpsc::Sender<Vec<Write>>,
+    pub(super) identities: mpsc::Sender<Task>,
+}
+
+pub(super) struct Engine {
+    world: World,
+    heartbeats: Heartbeats,
+    members: BTreeMap<MemberName, Known>,
+    reports: BTreeMap<MemberName, MemberReportSpec>,
+    listed: BTreeSet<Kind>,
+    held: BTreeMap<Kind, (Vec<Object>, Tick)>,
+    leases_listed: bool,
+    led: bool,
+    /// When what waits has to be planned.
+    due: Option<Instant>,
+    next_sweep: Tick,
+    out: Outputs,
+    fleet: Arc<Mutex<Fleet>>,
+    leadership: Leadership,
+    metrics: Metrics,
+    clock: Clock,
+}
+
+/// What the leader needs of a MemberCluster beside what the World keeps.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    status: MemberClusterStatus,
+    version: u64,
+    generation: Option<i64>,
+    leaving: bool,
+    finalized: bool,
+    prepared: bool,
+}
+
+impl Engine {
+    pub(super) fn new(
+        settings: Settings,
+        out: Outputs,
+        fleet: Arc<Mutex<Fleet>>,
+        leadership: Leadership,
+        metrics: Metrics,
+    ) -> Self {
+        let clock = leadership.clock();
+        Self {
+            world: World::new(settings),
+            heartbeats: Heartbeats::default(),
+            members: BTreeMap::new(),
+            reports: BTreeMap::new(),
+            listed: BTreeSet::new(),
+            held: BTreeMap::new(),
+            leases_listed: false,
+            led: false,
+            due: None,
+            next_sweep: Tick::ZERO,
+            out,
+            fleet,
+            leadership,
+            metrics,
+            clock,
+        }
+    }
+
+    /// Runs until both queues are closed.
+    pub(super) async fn run(
+        mut self,
+        mut watched: mpsc::Receiver<Watched>,
+        mut commands: mpsc::Receiver<Command>,
+    ) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let due = self.due;
+            let wait = async move {
+                match due {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = wait => self.plan().await,
+                seen = watched.recv() => {
+                    let Some(seen) = seen else { return };
+                    self.see(seen);
+                    for _ in 0..BATCH {
+                        let Ok(seen) = watched.try_recv() else { break };
+                        self.see(seen);
+                    }
+                }
+                Some(command) = commands.recv() => self.obey(command).await,
+                _ = ticks.tick() => self.tick().await,
+            }
+            self.schedule();
+        }
+    }
+
+    fn schedule(&mut self) {
+        if self.listed.len() < KINDS || !self.world.is_dirty() {
+            return;
+        }
+        let now = Instant::now();
+        if self.world.has_removals() {
+            self.due = Some(now);
+        } else {
+            self.due.get_or_insert(now + WINDOW);
+        }
+    }
+
+    fn see(&mut self, seen: Watched) {
+        match seen {
+            Watched::Object(kind, seen) => self.see_object(kind, seen),
+            Watched::Lease(seen) => self.see_lease(seen),
+            Watched::Report(seen) => self.see_report(seen),
+        }
+    }
+
+    fn see_object(&mut self, kind: Kind, seen: Seen<Object>) {
+        match seen {
+            Seen::Apply(object) => {
+                self.know(&object);
+                self.world.apply(object);
+            }
+            Seen::Delete(object) => {
+                let (namespace, name) = object.key();
+                if kind == Kind::Member
+                    && let Ok(member) = MemberName::parse(&name)
+                {
+                    self.members.remove(&member);
+                    self.heartbeats.leave(&member);
+                    self.tell_members();
+                }
+                self.world.delete(kind, &namespace, &name);
+            }
+            Seen::Reset(all) => self.reset(kind, all),
+            Seen::Failed => {}
+        }
+    }
+
+    fn reset(&mut self, kind: Kind, all: Vec<Object>) {
+        if self.lacks_most(kind, &all) {
+            tracing::error!(
+                ?kind,
+                "a new list lacks the objects of most members; they are kept for a while, the fault is more likely in the hub's API server"
+            );
+            self.metrics.held_reset(&format!("{kind:?}"));
+            for object in &all {
+                self.world.apply(object.clone());
+            }
+            self.held.insert(kind, (all, self.clock.now()));
+            return;
+        }
+        self.held.remove(&kind);
+        if kind == Kind::Member {
+            self.members.clear();
+        }
+        for object in &all {
+            self.know(object);
+        }
+        if kind == Kind::Member {
+            self.tell_members();
+        }
+        self.world.reset(kind, all);
+        self.listed.insert(kind);
+    }
+
+    /// Whether a list taken after the first lacks all objects of more than half of the members that
+    /// had any, and of at least three.
+    fn lacks_most(&self, kind: Kind, all: &[Object]) -> bool {
+        if !self.listed.contains(&kind) || !matches!(kind, Kind::Export | Kind::Slice) {
+            return false;
+        }
+        let before = self.world.members_with(kind);
+        let after: BTreeSet<MemberName> = all
+            .iter()
+            .filter_map(|object| {
+                let namespace = object.key().0;
+                MemberName::parse(labels::member_of_namespace(&namespace)?).ok()
+            })
+            .collect();
+        let lost = before.difference(&after).count();
+        lost >= members::MASS_MIN && lost * 2 > before.len()
+    }
+
+    fn know(&mut self, object: &Object) {
+        let Object::Member(object) = object else {
+            return;
+        };
+        let Ok(name) = MemberName::parse(&object.name_any()) else {
+            return;
+        };
+        let status = object.status.clone().unwrap_or_default();
+        let old = self.members.get(&name);
+        let prepared = old.is_some_and(|old| old.prepared);
+        let known = Known {
+            version: object
+                .resource_version()
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(0),
+            generation: object.metadata.generation,
+            leaving: object.metadata.deletion_timestamp.is_some(),
+            finalized: object
+                .finalizers()
+                .iter()
+                .any(|one| one == labels::MEMBER_FINALIZER),
+            prepared,
+            status,
+        };
+        let is_new = old.is_none_or(|old| old.leaving != known.leaving);
+        let verdict = verdict_of(&known.status);
+        self.heartbeats
+            .join(name.clone(), verdict, self.clock.now());
+        self.members.insert(name, known);
+        if is_new {
+            self.tell_members();
+            self.next_sweep = Tick::ZERO;
+        }
+    }
+
+    fn tell_members(&self) {
+        let present = self.members.iter().filter(|(_, known)| !known.leaving);
+        let present: BTreeSet<MemberName> = present.map(|(name, _)| name.clone()).collect();
+        self.out.members.send_if_modified(|old| {
+            let changed = **old != present;
+            if changed {
+                *old = Arc::new(present);
+            }
+            changed
+        });
+    }
+
+    fn see_lease(&mut self, seen: Seen<Lease>) {
+        let now = self.clock.now();
+        match seen {
+            Seen::Apply(lease) => self.renew(&lease, now),
+            Seen::Reset(all) => {
+                self.leases_listed = true;
+                self.heartbeats.sighted(now);
+                for lease in all {
+                    self.renew(&lease, now);
+                }
+            }
+            Seen::Delete(_) => {}
+            Seen::Failed => self.heartbeats.blind(now),
+        }
+    }
+
+    fn renew(&mut self, lease: &Lease, now: Tick) {
+        let namespace = lease.namespace().unwrap_or_default();
+        let member = labels::member_of_namespace(&namespace).map(MemberName::parse);
+        let renewal = lease
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.renew_time.as_ref());
+        if let (Some(Ok(member)), Some(renewal)) = (member, renewal) {
+            self.heartbeats
+                .renewed(&member, &renewal.0.to_string(), now);
+        }
+    }
+
+    fn see_report(&mut self, seen: Seen<MemberReport>) {
+        let member_of = |report: &MemberReport| {
+            let namespace = report.namespace().unwrap_or_default();
+            let named = report.name_any() == labels::MEMBER_REPORT;
+            let member = labels::member_of_namespace(&namespace).map(MemberName::parse);
+            member.and_then(Result::ok).filter(|_| named)
+        };
+        match seen {
+            Seen::Apply(report) => {
+                if let Some(member) = member_of(&report) {
+                    self.reports.insert(member, report.spec);
+                    self.next_sweep = Tick::ZERO;
+                }
+            }
+            Seen::Reset(all) => {
+                let all = all.into_iter();
+                self.reports = all
+                    .filter_map(|report| Some((member_of(&report)?, report.spec)))
+                    .collect();
+            }
+            Seen::Delete(_) | Seen::Failed => {}
+        }
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Prepared(member) => {
+                if let Some(known) = self.members.get_mut(&member) {
+                    known.prepared = true;
+                    self.next_sweep = Tick::ZERO;
+                }
+            }
+            Command::Loads(all) => {
+                for (key, loads) in all {
+                    self.world.apply_loads(&key, loads);
+                }
+            }
+            Command::Refusals(all) => {
+                for (key, refusals) in all {
+                    self.world.apply_refusals(&key, refusals);
+                }
+            }
+            Command::Groups(all) => {
+                let writes = self.group_statuses(all);
+                self.write(writes).await;
+            }
+        }
+    }
+
+    fn group_statuses(&self, groups: BTreeSet<String>) -> Vec<Write> {
+        let now = time::time(&self.clock);
+        let fleet = self.fleet.lock();
+        let board = self.out.board.read();
+        let known = groups.iter().filter_map(|name| {
+            let group = self.world.groups().get(name.as_str())?;
+            let old = group.status.clone().unwrap_or_default();
+            let published = board.hash(name);
+            let mut new = fleet.status(name, published.as_deref(), &old, &now);
+            new.as_of = (self.world.as_of() > 0).then(|| self.world.as_of().to_string());
+            Some(Write::GroupProxies {
+                name: name.clone(),
+                version: 0,
+                status: group_fields(&new)?,
+            })
+        });
+        known.collect()
+    }
+
+    async fn plan(&mut self) {
+        self.due = None;
+        let dirty = self.world.take_dirty();
+        self.decide(&dirty).await;
+        self.out.ready.send_replace(true);
+    }
+
+    async fn decide(&mut self, dirty: &Dirty) {
+        let started = self.clock.now();
+        let now = time::time(&self.clock);
+        let plan = plan::plan(&self.world, dirty, &now);
+        let as_of = self.world.as_of();
+        if dirty.everything || !dirty.groups.is_empty() {
+            self.tell_groups();
+        }
+        let changed = self.out.board.write().apply(&plan, as_of);
+        self.metrics
+            .planned(self.clock.now().since(started), plan.services.len());
+        if changed {
+            self.out.revision.send_modify(|revision| *revision += 1);
+        }
+        {
+            let mut report = self.out.report.write();
+            if dirty.everything {
+                report.notes.clear();
+            }
+            for key in plan.services.keys() {
+                report.notes.remove(&key.to_string());
+            }
+            report.notes.extend(plan.report.notes);
+        }
+        self.write(plan.writes).await;
+    }
+
+    fn tell_groups(&self) {
+        let groups = self.world.groups().iter().rev();
+        let own: BTreeMap<MemberName, _> = groups
+            .filter_map(|(name, group)| {
+                let member = MemberName::parse(group.spec.member.as_deref()?).ok()?;
+                Some((member, name.clone()))
+            })
+            .collect();
+        self.out.groups.send_if_modified(|old| {
+            let changed = **old != own;
+            if changed {
+                *old = Arc::new(own);
+            }
+            changed
+        });
+    }
+
+    async fn write(&self, writes: Vec<Write>) {
+        if !writes.is_empty() && self.leadership.is_mine() {
+            // The writer takes batches as fast as they come; it is gone only when the hub is.
+            drop(self.out.writes.send(writes).await);
+        }
+    }
+
+    async fn tick(&mut self) {
+        let now = self.clock.now();
+        let due: Vec<Kind> = self
+            .held
+            .iter()
+            .filter(|(_, (_, since))| now.since(*since) >= HOLD)
+            .map(|(kind, _)| *kind)
+            .collect();
+        for kind in due {
+            if let Some((all, _)) = self.held.remove(&kind) {
+                tracing::warn!(
+                    ?kind,
+                    "the list that lacked most members is taken for true now"
+                );
+                self.world.reset(kind, all);
+            }
+        }
+        let leads = self.leadership.is_mine();
+        self.metrics.leads(leads);
+        if leads && !self.led {
+            // A new leader knows nothing of when anybody was heard.
+            self.heartbeats = Heartbeats::default();
+            for (name, known) in &self.members {
+                self.heartbeats
+                    .join(name.clone(), verdict_of(&known.status), now);
+            }
+            self.next_sweep = Tick::ZERO;
+        }
+        self.led = leads;
+        if !leads || self.listed.len() < KINDS || !self.leases_listed {
+            return;
+        }
+        let changed = self.heartbeats.step(now);
+        for (member, verdict) in &changed {
+            tracing::info!(%member, ?verdict, "a member's heartbeat was judged");
+        }
+        if !changed.is_empty() || now >= self.next_sweep {
+            self.sweep_members().await;
+        }
+        if now >= self.next_sweep {
+            self.next_sweep = now.after(SWEEP_EVERY);
+            self.decide(&Dirty::everything()).await;
+        }
+    }
+
+    /// Every member's status and identity.
+    async fn sweep_members(&self) {
+        let mut writes = Vec::new();
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        let stamp = time::time(&self.clock);
+        for (name, known) in &self.members {
+            let verdict = self.heartbeats.verdict(name);
+            *counts.entry(verdict_label(verdict)).or_default() += 1;
+            let ready = conditions::is_true(&known.status.conditions, kind::READY_TO_JOIN);
+            let facts = Facts {
+                report: self.reports.get(name),
+                verdict,
+                prepared: known.prepared || ready,
+                leaving: known.leaving,
+                exports: self.world.exports_of(name),
+                silent: self.heartbeats.silent(),
+                generation: known.generation,
+            };
+            if let Some(status) = members::status(&known.status, &facts, &stamp) {
+                writes.push(Write::Member {
+                    name: name.to_string(),
+                    version: known.version,
+                    status: Box::new(status),
+                });
+            }
+            let task = match (known.leaving, known.prepared && known.finalized) {
+                (true, _) => Task::Dismantle(name.clone()),
+                (false, false) => Task::Prepare(name.clone()),
+                (false, true) => continue,
+            };
+            // A full queue means that it is being worked on; the next sweep asks again.
+            drop(self.out.identities.try_send(task));
+        }
+        for verdict in ["NeverSeen", "Fresh", "Lost", "Suspended"] {
+            let count = counts.get(verdict).copied().unwrap_or(0);
+            self.metrics.members(verdict, count);
+        }
+        self.write(writes).await;
+    }
+}
+
+/// What the proxies' field manager owns of a group's status.
+fn group_fields(status: &ProxyGroupStatus) -> Option<serde_json::Value> {
+    let mut fields = serde_json::to_value(status).ok()?;
+    let map = fields.as_object_mut()?;
+    map.remove("frontends");
+    map.remove("frontendCount");
+    Some(fields)
+}
+
+fn verdict_of(status: &MemberClusterStatus) -> Verdict {
+    use fairlead_api::conditions::reason;
+    let healthy = conditions::find(&status.conditions, kind::HEALTHY);
+    match healthy.map(|condition| condition.reason.as_str()) {
+        None | Some(reason::NEVER_SEEN) => Verdict::NeverSeen,
+        Some(reason::HEARTBEAT_LOST) => Verdict::Lost,
+        Some(reason::MASS_LOSS) => Verdict::Suspended,
+        Some(_) => Verdict::Fresh,
+    }
+}
+
+fn verdict_label(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::NeverSeen => "NeverSeen",
+        Verdict::Fresh => "Fresh",
+        Verdict::Lost => "Lost",
+        Verdict::Suspended => "Suspended",
+    }
+}
+
+/// How long a change waits for others: DESIGN's 10 to 50 ms.
+const WINDOW: Duration = Duration::from_millis(15);
+/// How often heartbeats are judged.
+const TICK: Duration = Duration::from_millis(500);
+/// How often everything is planned anew, so that lost writes heal.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
+/// How long a list that lacks most members is held back.
+const HOLD: Duration = Duration::from_secs(60);
+/// Kinds of the World.
+const KINDS: usize = 6;
+/// Inputs taken in one go, so that planning cannot starve.
+const BATCH: usize = 1024;

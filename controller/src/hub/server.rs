@@ -1,0 +1,308 @@
+//! The hub's one port: streams, joining, and tokens, over TLS.
+//!
+//! Clients may show a certificate; what needs one says so. The serving certificate and the trusted
+//! bundle are replaced while the port stays open.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use fairlead_config::xds::service::{AggregatedServer, LoadReportingServer};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use parking_lot::RwLock;
+use rustls::{
+    RootCertStore, ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{body::Body, codegen::Service};
+
+use super::{metrics::Metrics, streams::Streams};
+use crate::{
+    authority::{self, Holder},
+    join::{
+        Refusal,
+        io::{Registrar, RequestError},
+    },
+};
+
+/// What a connection is answered with.
+#[derive(Clone)]
+pub(super) struct Server {
+    pub(super) streams: Streams,
+    /// Absent on a plain port: nobody joins over it.
+    pub(super) registrar: Option<Arc<Registrar>>,
+    pub(super) metrics: Metrics,
+}
+
+/// The TLS settings in force; replaced by rotation.
+pub(super) type Tls = Arc<RwLock<Arc<ServerConfig>>>;
+
+/// Answers until `stop`; connections that are open then are closed.
+pub(super) async fn run(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    server: Server,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let slot = Arc::clone(&slots).acquire_owned().await;
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return,
+        };
+        let (socket, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a connection was not accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let (server, tls, stop) = (server.clone(), tls.clone(), stop.clone());
+        tasks.spawn(async move {
+            let _slot = slot;
+            tokio::select! {
+                () = connection(socket, peer, tls, server) => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+}
+
+/// TLS settings for this certificate and bundle.
+pub(super) fn tls_config(
+    certificate: &str,
+    key: &str,
+    bundle: &str,
+) -> Result<Arc<ServerConfig>, String> {
+    let parse = |pem: &str| -> Result<Vec<CertificateDer<'static>>, String> {
+        let all = CertificateDer::pem_slice_iter(pem.as_bytes());
+        all.collect::<Result<_, _>>()
+            .map_err(|error| error.to_string())
+    };
+    let mut roots = RootCertStore::empty();
+    for root in parse(bundle)? {
+        roots.add(root).map_err(|error| error.to_string())?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| error.to_string())?;
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| error.to_string())?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_client_cert_verifier(clients)
+        .with_single_cert(parse(certificate)?, key)
+        .map_err(|error| error.to_string())?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+async fn connection(socket: TcpStream, peer: SocketAddr, tls: Option<Tls>, server: Server) {
+    drop(socket.set_nodelay(true));
+    let Some(tls) = tls else {
+        return serve(socket, server, None).await;
+    };
+    let acceptor = TlsAcceptor::from(Arc::clone(&tls.read()));
+    let accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await;
+    let stream = match accepted {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "a TLS handshake failed");
+            return;
+        }
+        Err(_) => {
+            tracing::debug!(%peer, "a TLS handshake took too long");
+            return;
+        }
+    };
+    let certificates = stream.get_ref().1.peer_certificates();
+    let holder = certificates
+        .and_then(|all| all.first())
+        .and_then(|certificate| authority::holder(certificate));
+    serve(stream, server, holder).await;
+}
+
+async fn serve<S>(stream: S, server: Server, holder: Option<Holder>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = tower::service_fn(move |request: Request<Incoming>| {
+        let (server, holder) = (server.clone(), holder.clone());
+        async move { Ok::<_, Infallible>(answer(request, server, holder).await) }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http2()
+        .keep_alive_interval(Some(KEEPALIVE))
+        .keep_alive_timeout(KEEPALIVE)
+        .timer(hyper_util::rt::TokioTimer::new())
+        .max_concurrent_streams(64);
+    let served = builder
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(error, "a connection ended");
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    server: Server,
+    holder: Option<Holder>,
+) -> Response<Body> {
+    let path = request.uri().path().to_owned();
+    match (request.method(), path.as_str()) {
+        (&Method::POST, "/join" | "/renew" | "/token") => match &server.registrar {
+            Some(registrar) => identity(request, &path, registrar, holder, &server.metrics).await,
+            None => text(
+                StatusCode::NOT_FOUND,
+                "this port is plain; join over the TLS port",
+            ),
+        },
+        (&Method::GET, "/healthz") => text(StatusCode::OK, "ok"),
+        (_, "/join" | "/renew" | "/token") => {
+            text(StatusCode::METHOD_NOT_ALLOWED, "send a POST request")
+        }
+        (_, path) if path.starts_with("/envoy.service.load_stats.") => {
+            let mut service = LoadReportingServer::new(Arc::new(server.streams));
+            let Ok(response) = service.call(request).await;
+            response
+        }
+        _ => {
+            let mut service = AggregatedServer::new(Arc::new(server.streams));
+            let Ok(response) = service.call(request).await;
+            response
+        }
+    }
+}
+
+async fn identity(
+    request: Request<Incoming>,
+    path: &str,
+    registrar: &Registrar,
+    holder: Option<Holder>,
+    metrics: &Metrics,
+) -> Response<Body> {
+    let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
+    let body = match tokio::time::timeout(HANDSHAKE_TIMEOUT, body).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(_)) => {
+            return text(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "a request has at most 64 KiB",
+            );
+        }
+        Err(_) => {
+            return text(
+                StatusCode::REQUEST_TIMEOUT,
+                "the request did not end in time",
+            );
+        }
+    };
+    let answered = match path {
+        "/join" => match decode(&body) {
+            Ok(request) => registrar.join(&request).await.map(|answer| json(&answer)),
+            Err(response) => return response,
+        },
+        "/renew" => match decode(&body) {
+            Ok(request) => {
+                let renewed = registrar.renew(holder.as_ref(), &request).await;
+                renewed.map(|answer| json(&answer))
+            }
+            Err(response) => return response,
+        },
+        _ => {
+            let tokens = registrar.tokens(holder.as_ref()).await;
+            tokens.map(|answer| json(&answer))
+        }
+    };
+    match answered {
+        Ok(response) => {
+            metrics.requested(path, "ok");
+            response
+        }
+        Err(error) => {
+            let status = status_of(&error);
+            metrics.requested(path, status.as_str());
+            tracing::warn!(path, member = holder.map(|one| one.member), %error, "refused");
+            text(status, &error.to_string())
+        }
+    }
+}
+
+fn status_of(error: &RequestError) -> StatusCode {
+    match error {
+        RequestError::Refused(refusal) => match refusal {
+            Refusal::NotAToken => StatusCode::BAD_REQUEST,
+            Refusal::Unknown | Refusal::Expired(_) | Refusal::NoCertificate => {
+                StatusCode::UNAUTHORIZED
+            }
+            Refusal::Taken { .. } | Refusal::Leaving(_) => StatusCode::CONFLICT,
+            Refusal::NoMember(_) => StatusCode::FORBIDDEN,
+        },
+        RequestError::Certificate(_) => StatusCode::BAD_REQUEST,
+        RequestError::Api(_) => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+fn decode<T: DeserializeOwned>(body: &Bytes) -> Result<T, Response<Body>> {
+    serde_json::from_slice(body).map_err(|error| {
+        text(
+            StatusCode::BAD_REQUEST,
+            &format!("the request cannot be read: {error}"),
+        )
+    })
+}
+
+fn json<T: Serialize>(value: &T) -> Response<Body> {
+    match serde_json::to_vec(value) {
+        Ok(bytes) => respond(StatusCode::OK, "application/json", bytes),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+fn text(status: StatusCode, message: &str) -> Response<Body> {
+    respond(
+        status,
+        "text/plain; charset=utf-8",
+        message.as_bytes().to_vec(),
+    )
+}
+
+fn respond(status: StatusCode, kind: &'static str, bytes: Vec<u8>) -> Response<Body> {
+    let mut response = Response::new(Body::new(Full::new(Bytes::from(bytes))));
+    *response.status_mut() = status;
+    let kind = http::HeaderValue::from_static(kind);
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, kind);
+    response
+}
+
+/// Connections at a time: a thousand agents, their reports and standalone proxies, four times over.
+const CONNECTIONS_MAX: usize = 16_384;
+/// A request is a certificate request and little more.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A peer that is gone without a word is noticed after two of these.
+const KEEPALIVE: Duration = Duration::from_secs(15);

@@ -1,0 +1,393 @@
+//! ADS and LRS streams.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use fairlead_api::proxy::Refusal;
+use fairlead_config::{
+    name::MemberName,
+    xds::{
+        proto::{
+            core::{ControlPlane, Node, UserAgentVersion},
+            discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+            load_stats::{LoadStatsRequest, LoadStatsResponse},
+        },
+        service::{Aggregated, Answers, LoadReporting},
+    },
+};
+use fairlead_runtime::clock::Clock;
+use futures::StreamExt;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{access::Access, engine::Shared, metrics::Metrics};
+use crate::{
+    board::Type,
+    fleet::{Fleet, ProxyId},
+    identity::Subject,
+    stream::{Heard, Stream},
+    time,
+    world::GroupName,
+};
+
+/// What streams need.
+#[derive(Clone)]
+pub(super) struct Streams {
+    pub(super) access: Access,
+    pub(super) shared: Shared,
+    pub(super) fleet: Arc<Mutex<Fleet>>,
+    pub(super) metrics: Metrics,
+    pub(super) clock: Clock,
+    pub(super) tasks: TaskTracker,
+}
+
+/// What one client gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Audience {
+    /// The resources of a group.
+    Group(GroupName),
+    /// Imports, and the resources of the member's own group if it has one.
+    Member(MemberName),
+}
+
+impl Aggregated for Streams {
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Answers<DeltaDiscoveryResponse>>, Status> {
+        let admitted = self.access.admit(request.metadata()).await?;
+        let mut requests = request.into_inner();
+        let first = first(&mut requests).await?;
+        let audience = self.audience(admitted.subject, first.node.as_ref())?;
+        let (to, answers) = mpsc::channel(ANSWERS_QUEUE);
+        let connection = Connection {
+            streams: self.clone(),
+            audience,
+            stream: Stream::default(),
+            to,
+            proxy: None,
+        };
+        self.tasks
+            .spawn(connection.run(first, requests, admitted.life));
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+}
+
+impl LoadReporting for Streams {
+    async fn stream_load_stats(
+        &self,
+        request: Request<Streaming<LoadStatsRequest>>,
+    ) -> Result<Response<Answers<LoadStatsResponse>>, Status> {
+        let admitted = self.access.admit(request.metadata()).await?;
+        let mut requests = request.into_inner();
+        let first = first(&mut requests).await?;
+        let node = first.node.clone().unwrap_or_default();
+        let audience = self.audience(admitted.subject, Some(&node))?;
+        let group = self.reporting_group(&audience, &node)?;
+        let id = ProxyId {
+            group,
+            node: node.id.clone(),
+        };
+        let (to, answers) = mpsc::channel(ANSWERS_QUEUE);
+        self.tasks.spawn(
+            self.clone()
+                .take_reports(id, first, requests, to, admitted.life),
+        );
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+}
+
+impl Streams {
+    fn audience(&self, subject: Option<Subject>, node: Option<&Node>) -> Result<Audience, Status> {
+        let claimed = node.map(|node| node.cluster.as_str()).unwrap_or_default();
+        match subject {
+            Some(Subject::Proxy(group)) => Ok(Audience::Group(group.into())),
+            Some(Subject::Agent(member)) => self.member(member),
+            None => match claimed.strip_prefix("member/") {
+                Some(member) => match MemberName::parse(member) {
+                    Ok(member) => self.member(member),
+                    Err(error) => Err(Status::invalid_argument(error.to_string())),
+                },
+                None if claimed.is_empty() => Err(Status::invalid_argument(
+                    "node.cluster must name the proxy group",
+                )),
+                None => Ok(Audience::Group(claimed.into())),
+            },
+        }
+    }
+
+    fn member(&self, member: MemberName) -> Result<Audience, Status> {
+        if self.shared.members.borrow().contains(&member) {
+            Ok(Audience::Member(member))
+        } else {
+            Err(Status::permission_denied(format!(
+                "there is no member {member}; it was taken out, or never joined"
+            )))
+        }
+    }
+
+    /// An agent reports for the proxies of its own member only.
+    fn reporting_group(&self, audience: &Audience, node: &Node) -> Result<String, Status> {
+        match audience {
+            Audience::Group(group) => Ok(group.to_string()),
+            Audience::Member(member) => {
+                let own = self.shared.groups.borrow().get(member).cloned();
+                match own {
+                    Some(own) if node.cluster.is_empty() || *node.cluster == *own => {
+                        Ok(own.to_string())
+                    }
+                    _ => Err(Status::permission_denied(format!(
+                        "proxy group {:?} is not one of member {member}",
+                        node.cluster
+                    ))),
+                }
+            }
+        }
+    }
+
+    async fn take_reports(
+        self,
+        id: ProxyId,
+        first: LoadStatsRequest,
+        mut requests: Streaming<LoadStatsRequest>,
+        to: mpsc::Sender<Result<LoadStatsResponse, Status>>,
+        life: Option<Duration>,
+    ) {
+        let mut revision = self.shared.revision.clone();
+        let mut end = std::pin::pin!(sleep_for(life));
+        let mut watched = self.shared.board.read().watched();
+        if to.send(Ok(load_answer(&watched))).await.is_err() {
+            return;
+        }
+        self.take_report(&id, &first, true);
+        loop {
+            tokio::select! {
+                request = requests.next() => match request {
+                    Some(Ok(report)) => self.take_report(&id, &report, false),
+                    _ => return,
+                },
+                changed = revision.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let now = self.shared.board.read().watched();
+                    if now != watched {
+                        watched = now;
+                        if to.send(Ok(load_answer(&watched))).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+                () = &mut end => {
+                    drop(to.send(Err(expired())).await);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take_report(&self, id: &ProxyId, report: &LoadStatsRequest, first: bool) {
+        let now = self.clock.now();
+        let time = time::time(&self.clock);
+        self.fleet.lock().reported(id, report, first, now, &time);
+    }
+}
+
+/// One ADS stream.
+struct Connection {
+    streams: Streams,
+    audience: Audience,
+    stream: Stream,
+    to: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+    proxy: Option<ProxyId>,
+}
+
+impl Connection {
+    async fn run(
+        mut self,
+        first: DeltaDiscoveryRequest,
+        requests: Streaming<DeltaDiscoveryRequest>,
+        life: Option<Duration>,
+    ) {
+        let peer = match self.audience {
+            Audience::Group(_) => "proxy",
+            Audience::Member(_) => "agent",
+        };
+        self.streams.metrics.stream_opened(peer);
+        self.enroll(first.node.as_ref());
+        let reason = self.serve(first, requests, life).await;
+        if let Some(status) = reason {
+            drop(self.to.send(Err(status)).await);
+        }
+        if let Some(id) = &self.proxy {
+            let now = self.streams.clock.now();
+            self.streams.fleet.lock().disconnected(id, now);
+        }
+        self.streams.metrics.stream_closed(peer);
+    }
+
+    /// Serves until the client leaves or may stay no longer; the reason is told to it.
+    async fn serve(
+        &mut self,
+        first: DeltaDiscoveryRequest,
+        mut requests: Streaming<DeltaDiscoveryRequest>,
+        life: Option<Duration>,
+    ) -> Option<Status> {
+        let mut revision = self.streams.shared.revision.clone();
+        let mut members = self.streams.shared.members.clone();
+        let mut ready = self.streams.shared.ready.clone();
+        let mut end = std::pin::pin!(sleep_for(life));
+        // Before the first plan there is nothing to say, and "nothing" would be taken for an answer.
+        if ready.wait_for(|ready| *ready).await.is_err() {
+            return None;
+        }
+        self.hear(&first);
+        loop {
+            for response in self.say() {
+                if self.to.send(Ok(response)).await.is_err() {
+                    return None;
+                }
+            }
+            tokio::select! {
+                request = requests.next() => match request {
+                    Some(Ok(request)) => self.hear(&request),
+                    _ => return None,
+                },
+                changed = revision.changed() => changed.err().map_or(Some(()), |_| None).map(drop)?,
+                changed = members.changed() => {
+                    if changed.is_err() {
+                        return None;
+                    }
+                    if let Audience::Member(member) = &self.audience
+                        && !members.borrow().contains(member)
+                    {
+                        return Some(Status::permission_denied("the member was taken out"));
+                    }
+                }
+                () = &mut end => return Some(expired()),
+            }
+        }
+    }
+
+    fn enroll(&mut self, node: Option<&Node>) {
+        let Audience::Group(group) = &self.audience else {
+            return;
+        };
+        let node = node.cloned().unwrap_or_default();
+        let version = match node.user_agent_version {
+            Some(UserAgentVersion::Text(text)) => text,
+            None => String::new(),
+        };
+        let id = ProxyId {
+            group: group.to_string(),
+            node: node.id,
+        };
+        self.streams.fleet.lock().connected(&id, &version);
+        self.proxy = Some(id);
+    }
+
+    fn hear(&mut self, request: &DeltaDiscoveryRequest) {
+        match self.stream.hear(request) {
+            Heard::Acknowledged(_) => {
+                self.streams.metrics.answered("acknowledged");
+                self.note_answer();
+            }
+            Heard::Refused(of, message) => {
+                self.streams.metrics.answered("refused");
+                tracing::warn!(audience = ?self.audience, ?of, message, "an update was refused");
+                self.note_answer();
+            }
+            Heard::Unknown(url) => {
+                tracing::debug!(audience = ?self.audience, url, "a type that is not served");
+            }
+            Heard::Subscribed | Heard::Stale => {}
+        }
+    }
+
+    fn note_answer(&self) {
+        if let Some(id) = &self.proxy {
+            let refused = self.stream.refused().map(|(of, reason)| Refusal {
+                resource: format!("{of:?}"),
+                reason: reason.to_owned(),
+            });
+            let applied = self.stream.acknowledged();
+            let settled = self.stream.is_settled();
+            let mut fleet = self.streams.fleet.lock();
+            fleet.answered(id, applied, settled, refused.collect());
+        }
+    }
+
+    fn say(&mut self) -> Vec<DeltaDiscoveryResponse> {
+        let board = self.streams.shared.board.read();
+        let revision = board.revision();
+        let mut responses = match &self.audience {
+            Audience::Group(group) => match board.group(group) {
+                Some(table) => self.stream.say(table, revision, &PROXY_TYPES),
+                None => Vec::new(),
+            },
+            Audience::Member(member) => {
+                let group = self.streams.shared.groups.borrow().get(member).cloned();
+                let imports = board.imports(group.is_none());
+                let mut responses = self.stream.say(imports, revision, &[Type::Import]);
+                if let Some(table) = group.and_then(|group| board.group(&group)) {
+                    responses.extend(self.stream.say(table, revision, &PROXY_TYPES));
+                }
+                responses
+            }
+        };
+        for response in &mut responses {
+            response.control_plane = Some(ControlPlane {
+                identifier: format!("fairlead-hub/{}", env!("CARGO_PKG_VERSION")),
+            });
+        }
+        responses
+    }
+}
+
+async fn first<T>(requests: &mut Streaming<T>) -> Result<T, Status> {
+    match tokio::time::timeout(FIRST_TIMEOUT, requests.message()).await {
+        Ok(Ok(Some(first))) => Ok(first),
+        Ok(Ok(None)) => Err(Status::cancelled("the stream ended before it began")),
+        Ok(Err(status)) => Err(status),
+        Err(_) => Err(Status::deadline_exceeded("no request came on the stream")),
+    }
+}
+
+async fn sleep_for(life: Option<Duration>) {
+    match life {
+        Some(life) => tokio::time::sleep(life).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn expired() -> Status {
+    Status::unauthenticated("the token has run out; come back with a new one")
+}
+
+fn load_answer(watched: &BTreeSet<String>) -> LoadStatsResponse {
+    LoadStatsResponse {
+        clusters: Vec::new(),
+        load_reporting_interval: Some(fairlead_config::xds::proto::Duration {
+            seconds: 10,
+            nanos: 0,
+        }),
+        report_endpoint_granularity: false,
+        send_all_clusters: true,
+        watched: watched.iter().cloned().collect(),
+    }
+}
+
+/// A member's own proxy group.
+pub(super) type OwnGroups = Arc<BTreeMap<MemberName, GroupName>>;
+
+const PROXY_TYPES: [Type; 3] = [Type::Cluster, Type::Assignment, Type::Listener];
+/// Responses that wait for a slow client; further changes are put together meanwhile.
+const ANSWERS_QUEUE: usize = 4;
+/// A stream that says nothing is closed.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(10);

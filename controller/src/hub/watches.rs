@@ -1,0 +1,131 @@
+//! Watches on the hub's API server, as a stream of inputs.
+
+use std::fmt::Debug;
+
+use fairlead_api::{
+    export::ExportRecord,
+    labels,
+    mcs::ServiceImport,
+    member::{MemberCluster, MemberReport},
+    proxy::ProxyGroup,
+    service::MultiClusterService,
+};
+use futures::StreamExt;
+use k8s_openapi::api::{coordination::v1::Lease, discovery::v1::EndpointSlice};
+use kube::{
+    Api, Client, Resource,
+    runtime::{WatchStreamExt, watcher},
+};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+
+use crate::world::{Kind, Object};
+
+/// What a watch saw.
+#[derive(Debug)]
+pub(super) enum Seen<T> {
+    /// An object is new or changed.
+    Apply(T),
+    /// An object is gone.
+    Delete(T),
+    /// This is all there is.
+    Reset(Vec<T>),
+    /// The watch failed; it is started again.
+    Failed,
+}
+
+/// What the engine is told by watches.
+#[derive(Debug)]
+pub(super) enum Watched {
+    /// An object of the World.
+    Object(Kind, Seen<Object>),
+    /// A heartbeat.
+    Lease(Seen<Lease>),
+    /// A report.
+    Report(Seen<MemberReport>),
+}
+
+/// Starts every watch. Each runs until the engine is gone.
+pub(super) async fn run(client: Client, to: mpsc::Sender<Watched>) {
+    let all = watcher::Config::default();
+    let mirrors = all
+        .clone()
+        .labels(&format!("{}={}", labels::MANAGED_BY, labels::MANAGER));
+    let heartbeats = all
+        .clone()
+        .fields(&format!("metadata.name={}", labels::HEARTBEAT_LEASE));
+    tokio::join!(
+        objects::<MemberCluster>(&client, all.clone(), Kind::Member, &to),
+        objects::<ExportRecord>(&client, all.clone(), Kind::Export, &to),
+        objects::<EndpointSlice>(&client, mirrors, Kind::Slice, &to),
+        objects::<ProxyGroup>(&client, all.clone(), Kind::Group, &to),
+        objects::<MultiClusterService>(&client, all.clone(), Kind::Service, &to),
+        objects::<ServiceImport>(&client, all.clone(), Kind::Import, &to),
+        watch::<Lease>(&client, heartbeats, &to, Watched::Lease),
+        watch::<MemberReport>(&client, all, &to, Watched::Report),
+    );
+}
+
+async fn objects<K>(
+    client: &Client,
+    config: watcher::Config,
+    kind: Kind,
+    to: &mpsc::Sender<Watched>,
+) where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + Into<Object> + 'static,
+    K::DynamicType: Default,
+{
+    watch::<K>(client, config, to, |seen| {
+        Watched::Object(
+            kind,
+            match seen {
+                Seen::Apply(object) => Seen::Apply(object.into()),
+                Seen::Delete(object) => Seen::Delete(object.into()),
+                Seen::Reset(all) => Seen::Reset(all.into_iter().map(Into::into).collect()),
+                Seen::Failed => Seen::Failed,
+            },
+        )
+    })
+    .await;
+}
+
+async fn watch<K>(
+    client: &Client,
+    config: watcher::Config,
+    to: &mpsc::Sender<Watched>,
+    wrap: impl Fn(Seen<K>) -> Watched,
+) where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    K::DynamicType: Default,
+{
+    let kind = K::kind(&K::DynamicType::default()).into_owned();
+    let events = watcher(Api::<K>::all(client.clone()), config).default_backoff();
+    let mut events = std::pin::pin!(events);
+    let mut listed: Vec<K> = Vec::new();
+    while let Some(event) = events.next().await {
+        let seen = match event {
+            Ok(watcher::Event::Apply(object)) => Seen::Apply(object),
+            Ok(watcher::Event::Delete(object)) => Seen::Delete(object),
+            Ok(watcher::Event::Init) => {
+                listed.clear();
+                continue;
+            }
+            Ok(watcher::Event::InitApply(object)) => {
+                listed.push(object);
+                continue;
+            }
+            Ok(watcher::Event::InitDone) => Seen::Reset(std::mem::take(&mut listed)),
+            Err(error) => {
+                tracing::warn!(kind, %error, "a watch failed and is started again");
+                Seen::Failed
+            }
+        };
+        if to.send(wrap(seen)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Events that wait for the engine; a full queue slows the watches down, which the API server
+/// bears.
+pub(super) const QUEUE: usize = 4096;

@@ -1,0 +1,171 @@
+//! Which hub replica writes.
+//!
+//! A Lease names the leader. Its holder renews it every [`RENEW_EVERY`]; others take it once they
+//! have seen it unchanged for its duration, by their own clock. The Lease gates writers; what fences
+//! a deposed one is the resourceVersion that each write carries.
+
+pub mod io;
+
+use std::time::Duration;
+
+use fairlead_runtime::clock::Tick;
+
+/// The Lease as it was read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Record {
+    /// Who holds it; empty when it was given up.
+    pub holder: String,
+    /// The renewal it states, as text.
+    pub renewal: String,
+    /// How often it changed hands.
+    pub transitions: i32,
+}
+
+/// One replica's view of the Lease.
+#[derive(Debug, Clone)]
+pub struct Election {
+    me: String,
+    seen: Option<(Record, Tick)>,
+    /// Until when this replica may write.
+    until: Option<Tick>,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Write the Lease with this replica as holder; `takeover` counts a transition.
+    Claim {
+        /// It was somebody else's.
+        takeover: bool,
+    },
+    /// Look again later.
+    Wait,
+}
+
+impl Election {
+    /// A replica that leads nothing yet.
+    pub fn new(me: String) -> Self {
+        Self {
+            me,
+            seen: None,
+            until: None,
+        }
+    }
+
+    /// The Lease was read; `None`: there is none.
+    pub fn observe(&mut self, record: Option<Record>, now: Tick) -> Step {
+        let Some(record) = record else {
+            self.seen = None;
+            return Step::Claim { takeover: true };
+        };
+        let mine = record.holder == self.me;
+        let given_up = record.holder.is_empty();
+        let same = self.seen.as_ref().filter(|(old, _)| *old == record);
+        let since = same.map_or(now, |(_, since)| *since);
+        self.seen = Some((record, since));
+        if mine || given_up || now.since(since) >= DURATION {
+            return Step::Claim { takeover: !mine };
+        }
+        self.until = None;
+        Step::Wait
+    }
+
+    /// The Lease was written with this replica as holder, in a request started at `started`.
+    pub fn claimed(&mut self, record: Record, started: Tick) {
+        self.until = Some(started.after(DURATION - MARGIN));
+        self.seen = Some((record, started));
+    }
+
+    /// The write failed: somebody else may have it.
+    pub fn refused(&mut self) {
+        self.until = None;
+    }
+
+    /// Whether this replica may write now.
+    pub fn leads(&self, now: Tick) -> bool {
+        self.until.is_some_and(|until| now < until)
+    }
+
+    /// This replica's name.
+    pub fn me(&self) -> &str {
+        &self.me
+    }
+
+    /// Who holds the Lease, as far as is known.
+    pub fn holder(&self) -> Option<&str> {
+        self.seen.as_ref().map(|(record, _)| record.holder.as_str())
+    }
+
+    /// How often the Lease changed hands.
+    pub fn transitions(&self) -> i32 {
+        self.seen
+            .as_ref()
+            .map_or(0, |(record, _)| record.transitions)
+    }
+}
+
+/// How long a Lease holds.
+pub const DURATION: Duration = Duration::from_secs(9);
+/// A third of it.
+pub const RENEW_EVERY: Duration = Duration::from_secs(3);
+/// The leader stops writing this long before others may start.
+pub const MARGIN: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: u64) -> Tick {
+        Tick::from_start(Duration::from_secs(second))
+    }
+
+    fn record(holder: &str, renewal: &str) -> Record {
+        Record {
+            holder: holder.into(),
+            renewal: renewal.into(),
+            transitions: 1,
+        }
+    }
+
+    #[test]
+    fn a_free_lease_is_claimed_and_a_held_one_respected() {
+        let mut me = Election::new("a".into());
+        assert_eq!(me.observe(None, at(0)), Step::Claim { takeover: true });
+        assert_eq!(me.observe(Some(record("b", "1")), at(0)), Step::Wait);
+        assert_eq!(me.observe(Some(record("b", "2")), at(8)), Step::Wait);
+        assert_eq!(me.observe(Some(record("b", "2")), at(16)), Step::Wait);
+        assert_eq!(
+            me.observe(Some(record("b", "2")), at(17)),
+            Step::Claim { takeover: true }
+        );
+        assert_eq!(
+            me.observe(Some(record("", "3")), at(18)),
+            Step::Claim { takeover: true }
+        );
+    }
+
+    #[test]
+    fn a_leader_stops_before_anybody_else_may_start() {
+        let mut leader = Election::new("a".into());
+        leader.claimed(record("a", "1"), at(10));
+        let mut other = Election::new("b".into());
+        other.observe(Some(record("a", "1")), at(10));
+        for second in 10..30 {
+            let taken = other.observe(Some(record("a", "1")), at(second));
+            let may_start = matches!(taken, Step::Claim { .. });
+            assert!(!(leader.leads(at(second)) && may_start), "both at {second}");
+        }
+        assert!(leader.leads(at(16)) && !leader.leads(at(17)));
+    }
+
+    #[test]
+    fn whoever_loses_the_race_does_not_lead() {
+        let mut me = Election::new("a".into());
+        me.claimed(record("a", "1"), at(0));
+        me.refused();
+        assert!(!me.leads(at(1)));
+        me.claimed(record("a", "2"), at(2));
+        me.observe(Some(record("b", "3")), at(3));
+        assert!(!me.leads(at(3)));
+    }
+}

@@ -1,0 +1,301 @@
+//! One incremental ADS stream, without its socket.
+//!
+//! A [`Stream`] knows what its client subscribed to, what it was sent and what it acknowledged, and
+//! answers two questions: what does this request mean, and what is to be sent now. Subscriptions
+//! follow xDS v3: a first request of a type without names asks for everything, `*` adds everything,
+//! `initial_resource_versions` say what the client has from an earlier stream.
+//!
+//! Cost: O(changed names), or O(resources) when the client is new or far behind. A response holds
+//! at most [`RESPONSE_BYTES_MAX`] of resources, so no state is too large to send.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use fairlead_config::xds::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use prost::Message;
+
+use crate::board::{Table, Type};
+
+/// One stream.
+#[derive(Debug, Default)]
+pub struct Stream {
+    types: BTreeMap<Type, Subscription>,
+    nonce: u64,
+}
+
+#[derive(Debug, Default)]
+struct Subscription {
+    everything: bool,
+    names: BTreeSet<String>,
+    /// What the client has, by name: the version sent last or stated by the client.
+    has: BTreeMap<String, String>,
+    /// Names to look at although nothing changed: newly subscribed ones.
+    fresh: BTreeSet<String>,
+    /// Everything has to be looked at.
+    compare_all: bool,
+    /// The revision up to which changes have been looked at.
+    seen: u64,
+    /// Nonces that wait for an answer, with the hash of the table when they were sent.
+    unanswered: VecDeque<(String, String)>,
+    /// The hash of the table that the client acknowledged.
+    acknowledged: Option<String>,
+    refused: Option<String>,
+}
+
+/// What a request meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// The client asked for other resources, or for the first ones.
+    Subscribed,
+    /// What was sent is in force.
+    Acknowledged(Type),
+    /// Something of what was sent was refused; the client says what and why.
+    Refused(Type, String),
+    /// An answer to nothing that was asked.
+    Stale,
+    /// A type that is not served.
+    Unknown(String),
+}
+
+impl Stream {
+    /// Takes a request in.
+    pub fn hear(&mut self, request: &DeltaDiscoveryRequest) -> Heard {
+        let Some(of) = Type::parse(&request.type_url) else {
+            return Heard::Unknown(request.type_url.clone());
+        };
+        let first = !self.types.contains_key(&of);
+        let subscription = self.types.entry(of).or_default();
+        if first {
+            subscription.has = request.initial_resource_versions.clone();
+            subscription.compare_all = true;
+            subscription.everything = request.resource_names_subscribe.is_empty();
+        }
+        let mut changed = first;
+        for name in &request.resource_names_subscribe {
+            changed |= subscription.subscribe(name);
+        }
+        for name in &request.resource_names_unsubscribe {
+            changed |= subscription.unsubscribe(name);
+        }
+        if request.response_nonce.is_empty() {
+            return if changed {
+                Heard::Subscribed
+            } else {
+                Heard::Stale
+            };
+        }
+        subscription.answered(of, request)
+    }
+
+    /// What to send of these types, make before break.
+    pub fn say(
+        &mut self,
+        table: &Table,
+        revision: u64,
+        types: &[Type],
+    ) -> Vec<DeltaDiscoveryResponse> {
+        let mut responses = Vec::new();
+        for of in types {
+            if let Some(subscription) = self.types.get_mut(of) {
+                let updates = subscription.updates(*of, table);
+                responses.extend(pack(*of, updates));
+            }
+        }
+        for of in types.iter().rev() {
+            if let Some(subscription) = self.types.get_mut(of) {
+                let removed = subscription.removals(*of, table);
+                subscription.compare_all = false;
+                subscription.fresh.clear();
+                subscription.seen = revision;
+                if !removed.is_empty() {
+                    responses.push(DeltaDiscoveryResponse {
+                        type_url: of.url().to_owned(),
+                        removed_resources: removed,
+                        ..DeltaDiscoveryResponse::default()
+                    });
+                }
+            }
+        }
+        let hash = table.hash();
+        for response in &mut responses {
+            self.nonce += 1;
+            response.nonce = self.nonce.to_string();
+            response.system_version_info = hash.clone();
+            let of = Type::parse(&response.type_url).expect("made from a type");
+            if let Some(subscription) = self.types.get_mut(&of) {
+                let sent = (response.nonce.clone(), hash.clone());
+                subscription.unanswered.push_back(sent);
+            }
+        }
+        responses
+    }
+
+    /// Whether the client acknowledged everything it was sent.
+    pub fn is_settled(&self) -> bool {
+        let mut all = self.types.values();
+        all.all(|one| one.unanswered.is_empty() && one.refused.is_none())
+    }
+
+    /// The hash of the state acknowledged last.
+    pub fn acknowledged(&self) -> Option<&str> {
+        let all = self.types.values().rev();
+        all.filter_map(|one| one.acknowledged.as_deref()).next()
+    }
+
+    /// What the client refuses now, by type.
+    pub fn refused(&self) -> impl Iterator<Item = (Type, &str)> {
+        let all = self.types.iter();
+        all.filter_map(|(of, one)| Some((*of, one.refused.as_deref()?)))
+    }
+
+    /// Whether the client asked for anything of these types.
+    pub fn asks_for(&self, types: &[Type]) -> bool {
+        types.iter().any(|of| self.types.contains_key(of))
+    }
+}
+
+impl Subscription {
+    fn subscribe(&mut self, name: &str) -> bool {
+        if name == "*" {
+            let new = !self.everything;
+            self.everything = true;
+            self.compare_all |= new;
+            return new;
+        }
+        // Asking again for a name means: send it, even if it is unchanged.
+        self.has.remove(name);
+        self.fresh.insert(name.to_owned());
+        self.names.insert(name.to_owned());
+        true
+    }
+
+    fn unsubscribe(&mut self, name: &str) -> bool {
+        if name == "*" {
+            self.everything = false;
+            let names = &self.names;
+            self.has.retain(|name, _| names.contains(name));
+            return true;
+        }
+        let known = self.names.remove(name);
+        if known && !self.everything {
+            self.has.remove(name);
+        }
+        known
+    }
+
+    fn answered(&mut self, of: Type, request: &DeltaDiscoveryRequest) -> Heard {
+        let nonce = &request.response_nonce;
+        let Some(at) = self.unanswered.iter().position(|(sent, _)| sent == nonce) else {
+            return Heard::Stale;
+        };
+        let (_, hash) = self.unanswered.drain(..=at).last().expect("found above");
+        match &request.error_detail {
+            Some(detail) => {
+                self.refused = Some(detail.message.clone());
+                Heard::Refused(of, detail.message.clone())
+            }
+            None => {
+                self.refused = None;
+                self.acknowledged = Some(hash);
+                Heard::Acknowledged(of)
+            }
+        }
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.everything || self.names.contains(name)
+    }
+
+    /// Names that may have to be sent, or `None` for all.
+    fn candidates<'t>(&'t self, of: Type, table: &'t Table) -> Option<BTreeSet<&'t str>> {
+        if self.compare_all {
+            return None;
+        }
+        let changed = table.changed_since(self.seen)?.into_iter();
+        let names = changed.filter(|(one, _)| *one == of).map(|(_, name)| name);
+        Some(names.chain(self.fresh.iter().map(String::as_str)).collect())
+    }
+
+    fn updates(&mut self, of: Type, table: &Table) -> Vec<crate::board::Resource> {
+        let is_new = |name: &str, version: &str| {
+            self.wants(name) && self.has.get(name).map(String::as_str) != Some(version)
+        };
+        let updates: Vec<crate::board::Resource> = match self.candidates(of, table) {
+            None => table
+                .all(of)
+                .filter(|(name, resource)| is_new(name, &resource.version))
+                .map(|(_, resource)| resource.clone())
+                .collect(),
+            Some(names) => names
+                .into_iter()
+                .filter_map(|name| table.get(of, name))
+                .filter(|resource| is_new(&resource.name, &resource.version))
+                .cloned()
+                .collect(),
+        };
+        for resource in &updates {
+            self.has
+                .insert(resource.name.clone(), resource.version.clone());
+        }
+        updates
+    }
+
+    fn removals(&mut self, of: Type, table: &Table) -> Vec<String> {
+        let is_gone = |name: &str| table.get(of, name).is_none();
+        let mut gone: Vec<String> = match self.candidates(of, table) {
+            None => {
+                let all = self.has.keys();
+                all.filter(|name| is_gone(name)).cloned().collect()
+            }
+            Some(names) => {
+                let known = names
+                    .into_iter()
+                    .filter(|name| self.has.contains_key(*name));
+                known
+                    .filter(|name| is_gone(name))
+                    .map(str::to_owned)
+                    .collect()
+            }
+        };
+        // A name that was asked for and isn't there is said to be gone, so that nobody waits.
+        let missing = self.fresh.iter().filter(|name| is_gone(name));
+        gone.extend(
+            missing
+                .filter(|name| !self.has.contains_key(*name))
+                .cloned(),
+        );
+        gone.sort();
+        gone.dedup();
+        for name in &gone {
+            self.has.remove(name);
+        }
+        gone
+    }
+}
+
+fn pack(of: Type, updates: Vec<crate::board::Resource>) -> Vec<DeltaDiscoveryResponse> {
+    let mut responses: Vec<DeltaDiscoveryResponse> = Vec::new();
+    let mut bytes = 0;
+    for resource in updates {
+        let size = resource.encoded_len();
+        let fits = bytes + size <= RESPONSE_BYTES_MAX;
+        match responses.last_mut().filter(|_| fits) {
+            Some(response) => response.resources.push((*resource).clone()),
+            None => {
+                bytes = 0;
+                responses.push(DeltaDiscoveryResponse {
+                    type_url: of.url().to_owned(),
+                    resources: vec![(*resource).clone()],
+                    ..DeltaDiscoveryResponse::default()
+                });
+            }
+        }
+        bytes += size;
+    }
+    responses
+}
+
+/// Below the 4 MiB that gRPC clients take by default.
+pub const RESPONSE_BYTES_MAX: usize = 3 * 1024 * 1024;

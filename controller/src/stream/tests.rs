@@ -1,0 +1,201 @@
+use std::sync::Arc;
+
+use fairlead_config::xds::proto::{core, discovery::Resource};
+use proptest::prelude::*;
+
+use super::*;
+
+fn resource(name: &str, version: u64) -> Arc<Resource> {
+    Arc::new(Resource {
+        name: name.into(),
+        version: version.to_string(),
+        ..Default::default()
+    })
+}
+
+fn request(of: Type) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        type_url: of.url().into(),
+        ..Default::default()
+    }
+}
+
+fn answer(response: &DeltaDiscoveryResponse, error: Option<&str>) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        type_url: response.type_url.clone(),
+        response_nonce: response.nonce.clone(),
+        error_detail: error.map(|message| core::Status {
+            message: message.into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn names(responses: &[DeltaDiscoveryResponse]) -> Vec<String> {
+    let all = responses.iter();
+    all.flat_map(|response| {
+        let new = response
+            .resources
+            .iter()
+            .map(|one| format!("+{}", one.name));
+        let gone = response
+            .removed_resources
+            .iter()
+            .map(|one| format!("-{one}"));
+        new.chain(gone).collect::<Vec<_>>()
+    })
+    .collect()
+}
+
+fn table() -> Table {
+    let mut table = Table::default();
+    for of in [Type::Listener, Type::Assignment, Type::Cluster] {
+        table.put(of, resource(&format!("{of:?}"), 1), 1);
+    }
+    table
+}
+
+#[test]
+fn updates_come_in_the_order_that_breaks_nothing_and_removals_the_other_way_round() {
+    let (mut stream, mut table) = (Stream::default(), table());
+    for of in Type::ALL {
+        assert_eq!(stream.hear(&request(of)), Heard::Subscribed);
+    }
+    let first = stream.say(&table, 1, &Type::ALL);
+    assert_eq!(names(&first), ["+Cluster", "+Assignment", "+Listener"]);
+    assert_eq!(names(&stream.say(&table, 1, &Type::ALL)), [""; 0]);
+    for of in Type::ALL {
+        table.remove(of, &format!("{of:?}"), 2);
+    }
+    table.put(Type::Cluster, resource("new", 1), 2);
+    let second = stream.say(&table, 2, &Type::ALL);
+    assert_eq!(
+        names(&second),
+        ["+new", "-Listener", "-Assignment", "-Cluster"]
+    );
+}
+
+#[test]
+fn a_client_that_comes_back_is_sent_only_what_it_lacks() {
+    let mut table = table();
+    table.put(Type::Cluster, resource("other", 1), 1);
+    let mut stream = Stream::default();
+    let mut back = request(Type::Cluster);
+    back.initial_resource_versions = [("Cluster", "1"), ("other", "0"), ("gone", "5")]
+        .map(|(a, b)| (a.into(), b.into()))
+        .into();
+    stream.hear(&back);
+    assert_eq!(
+        names(&stream.say(&table, 1, &Type::ALL)),
+        ["+other", "-gone"]
+    );
+}
+
+#[test]
+fn named_subscriptions_get_their_names_only_and_hear_of_missing_ones() {
+    let mut table = table();
+    table.put(Type::Cluster, resource("other", 1), 1);
+    let mut stream = Stream::default();
+    let mut some = request(Type::Cluster);
+    some.resource_names_subscribe = vec!["other".into(), "missing".into()];
+    stream.hear(&some);
+    assert_eq!(
+        names(&stream.say(&table, 1, &Type::ALL)),
+        ["+other", "-missing"]
+    );
+    table.put(Type::Cluster, resource("missing", 1), 2);
+    table.put(Type::Cluster, resource("Cluster", 2), 2);
+    assert_eq!(names(&stream.say(&table, 2, &Type::ALL)), ["+missing"]);
+    let mut fewer = request(Type::Cluster);
+    fewer.resource_names_unsubscribe = vec!["other".into()];
+    stream.hear(&fewer);
+    table.put(Type::Cluster, resource("other", 2), 3);
+    assert_eq!(names(&stream.say(&table, 3, &Type::ALL)), [""; 0]);
+}
+
+#[test]
+fn answers_are_matched_and_a_refusal_stays_until_something_is_acknowledged() {
+    let (mut stream, mut table) = (Stream::default(), table());
+    stream.hear(&request(Type::Cluster));
+    let sent = stream.say(&table, 1, &Type::ALL);
+    assert!(!stream.is_settled());
+    let refused = stream.hear(&answer(&sent[0], Some("cluster x: bad")));
+    assert_eq!(
+        refused,
+        Heard::Refused(Type::Cluster, "cluster x: bad".into())
+    );
+    assert!(!stream.is_settled());
+    assert_eq!(
+        stream.refused().collect::<Vec<_>>(),
+        [(Type::Cluster, "cluster x: bad")]
+    );
+    table.put(Type::Cluster, resource("Cluster", 2), 2);
+    let sent = stream.say(&table, 2, &Type::ALL);
+    assert_eq!(
+        stream.hear(&answer(&sent[0], None)),
+        Heard::Acknowledged(Type::Cluster)
+    );
+    assert!(stream.is_settled());
+    assert_eq!(stream.acknowledged(), Some(table.hash().as_str()));
+    assert_eq!(stream.hear(&answer(&sent[0], None)), Heard::Stale);
+}
+
+#[test]
+fn large_states_are_cut_into_messages_that_every_client_takes() {
+    let mut table = Table::default();
+    for n in 0..4 {
+        let big = Resource {
+            name: n.to_string(),
+            version: "x".repeat(RESPONSE_BYTES_MAX / 2 - 100),
+            ..Default::default()
+        };
+        table.put(Type::Cluster, big.into(), 1);
+    }
+    let mut stream = Stream::default();
+    stream.hear(&request(Type::Cluster));
+    let counts: Vec<usize> = stream
+        .say(&table, 1, &Type::ALL)
+        .iter()
+        .map(|response| response.resources.len())
+        .collect();
+    assert_eq!(counts, [2, 2]);
+}
+
+proptest! {
+    /// Whatever happens between two looks, the client ends with what the table holds.
+    #[test]
+    fn a_client_always_ends_with_what_the_table_holds(
+        steps in proptest::collection::vec((0..6u8, 0..3u64, any::<bool>()), 1..60),
+    ) {
+        let (mut stream, mut table) = (Stream::default(), Table::default());
+        stream.hear(&request(Type::Cluster));
+        let mut client: BTreeMap<String, String> = BTreeMap::new();
+        for (revision, (name, version, look)) in steps.into_iter().enumerate() {
+            let revision = revision as u64 + 1;
+            let name = name.to_string();
+            if version == 0 {
+                table.remove(Type::Cluster, &name, revision);
+            } else {
+                table.put(Type::Cluster, resource(&name, version), revision);
+            }
+            if !look {
+                continue;
+            }
+            for response in stream.say(&table, revision, &Type::ALL) {
+                for one in &response.resources {
+                    let old = client.insert(one.name.clone(), one.version.clone());
+                    prop_assert_ne!(old.as_ref(), Some(&one.version), "sent twice");
+                }
+                for gone in &response.removed_resources {
+                    prop_assert!(client.remove(gone).is_some(), "removed what was never sent");
+                }
+            }
+            let holds: BTreeMap<String, String> = table
+                .all(Type::Cluster)
+                .map(|(name, one)| (name.clone(), one.version.clone()))
+                .collect();
+            prop_assert_eq!(&client, &holds);
+        }
+    }
+}
