@@ -56,6 +56,45 @@ pub fn of_member(member: &MemberName) -> Vec<Value> {
     ]
 }
 
+/// The hub's own identity and rights: ServiceAccount, ClusterRole, Role (Secrets and Leases of its
+/// own namespace only) and their bindings. A test runs the hub with exactly these.
+pub fn of_hub() -> Vec<Value> {
+    let meta = json!({ "name": HUB_ACCOUNT });
+    let own = json!({ "name": HUB_ACCOUNT, "namespace": labels::SYSTEM_NAMESPACE });
+    let subjects = json!([{
+        "kind": "ServiceAccount",
+        "name": HUB_ACCOUNT,
+        "namespace": labels::SYSTEM_NAMESPACE,
+    }]);
+    let rbac = "rbac.authorization.k8s.io";
+    let version = "rbac.authorization.k8s.io/v1";
+    let reference = |kind: &str| json!({ "apiGroup": rbac, "kind": kind, "name": HUB_ACCOUNT });
+    vec![
+        json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": { "name": labels::SYSTEM_NAMESPACE },
+        }),
+        json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": own }),
+        json!({ "apiVersion": version, "kind": "ClusterRole", "metadata": meta, "rules": hub_rules() }),
+        json!({
+            "apiVersion": version,
+            "kind": "ClusterRoleBinding",
+            "metadata": meta,
+            "roleRef": reference("ClusterRole"),
+            "subjects": subjects,
+        }),
+        json!({ "apiVersion": version, "kind": "Role", "metadata": own, "rules": hub_own_rules() }),
+        json!({
+            "apiVersion": version,
+            "kind": "RoleBinding",
+            "metadata": own,
+            "roleRef": reference("Role"),
+            "subjects": subjects,
+        }),
+    ]
+}
+
 /// The identity of a proxy group's standalone proxies.
 pub fn of_proxy_group(group: &str) -> Value {
     json!({
@@ -115,6 +154,71 @@ impl Subject {
     }
 }
 
+/// What the hub does all over its API server. It may give an agent's Role what it doesn't have
+/// itself, but only in a Role of that name.
+fn hub_rules() -> Value {
+    let rule = |group: &str, resources: &[&str], verbs: &[&str]| json!({ "apiGroups": [group], "resources": resources, "verbs": verbs });
+    let read = ["get", "list", "watch"];
+    let apply = ["get", "create", "patch"];
+    json!([
+        rule(
+            "fairlead.dev",
+            &["memberclusters", "memberreports", "exportrecords", "proxygroups", "multiclusterservices"],
+            &read,
+        ),
+        rule("fairlead.dev", &["memberclusters", "memberclusters/finalizers"], &["patch", "update"]),
+        rule(
+            "fairlead.dev",
+            &[
+                "memberclusters/status",
+                "exportrecords/status",
+                "proxygroups/status",
+                "multiclusterservices/status",
+            ],
+            &["patch"],
+        ),
+        rule(
+            "multicluster.x-k8s.io",
+            &["serviceimports"],
+            &["get", "list", "watch", "create", "patch", "delete"],
+        ),
+        rule("multicluster.x-k8s.io", &["serviceimports/status"], &["patch"]),
+        rule("discovery.k8s.io", &["endpointslices"], &["list", "watch"]),
+        rule("coordination.k8s.io", &["leases"], &["list", "watch"]),
+        rule("", &["namespaces"], &["get", "create", "patch", "delete"]),
+        rule("", &["serviceaccounts"], &apply),
+        rule("", &["serviceaccounts/token"], &["create"]),
+        rule("rbac.authorization.k8s.io", &["roles", "rolebindings"], &apply),
+        {
+            "apiGroups": ["rbac.authorization.k8s.io"],
+            "resources": ["roles"],
+            "resourceNames": [labels::AGENT_ROLE],
+            "verbs": ["escalate", "bind"],
+        },
+        rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
+        rule("events.k8s.io", &["events"], &["create", "patch"]),
+    ])
+}
+
+/// What the hub does in its own namespace.
+fn hub_own_rules() -> Value {
+    json!([
+        {
+            "apiGroups": [""],
+            "resources": ["secrets"],
+            "verbs": ["get", "create", "update", "patch", "delete"],
+        },
+        {
+            "apiGroups": ["coordination.k8s.io"],
+            "resources": ["leases"],
+            "verbs": ["get", "create", "update"],
+        },
+    ])
+}
+
+/// The hub's ServiceAccount, in [`labels::SYSTEM_NAMESPACE`], and the name of its roles.
+pub const HUB_ACCOUNT: &str = "fairlead-hub";
+
 /// Everything an agent does on the hub. A test of the whole agent holds this list to be exact.
 fn agent_rules() -> Value {
     json!([
@@ -139,7 +243,7 @@ fn agent_rules() -> Value {
             "verbs": ["get", "list", "watch", "create", "update", "patch", "delete"],
         },
         {
-            "apiGroups": [""],
+            "apiGroups": ["events.k8s.io"],
             "resources": ["events"],
             "verbs": ["create", "patch"],
         },

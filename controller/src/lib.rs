@@ -20,10 +20,12 @@
 //! | [`join`] | how a cluster becomes a member, and gets its tokens |
 //! | [`hub`] | all of that wired together: a shell |
 //! | [`agent`] | a member's side of all this |
+//! | [`app`], [`settings`] | the process |
 //! | [`board`] | what everybody is told, plans laid on top of each other |
 
 pub mod addresses;
 pub mod agent;
+pub mod app;
 pub mod authority;
 pub mod board;
 pub mod claims;
@@ -38,6 +40,7 @@ pub mod members;
 pub mod plan;
 pub mod ports;
 pub mod services;
+pub mod settings;
 pub mod status;
 pub mod stream;
 #[cfg(test)]

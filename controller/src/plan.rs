@@ -65,7 +65,7 @@ pub struct Report {
 /// Decides everything that `dirty` names.
 pub fn plan(world: &World, dirty: &Dirty, now: &Time) -> Plan {
     let mut plan = Plan::default();
-    let views = views(world);
+    let views: Vec<Arc<View>> = world.views.values().cloned().collect();
     let keys = if dirty.everything {
         world.service_keys()
     } else {
@@ -86,7 +86,7 @@ pub fn plan(world: &World, dirty: &Dirty, now: &Time) -> Plan {
         }
     }
     for name in &reallocate {
-        let Some(view) = views.iter().find(|view| view.group == *name) else {
+        let Some(view) = world.views.get(name) else {
             plan.gone.insert(name.clone());
             continue;
         };
@@ -97,16 +97,6 @@ pub fn plan(world: &World, dirty: &Dirty, now: &Time) -> Plan {
         }
     }
     plan
-}
-
-/// Every view there is, by name.
-fn views(world: &World) -> Vec<Arc<View>> {
-    world
-        .groups
-        .iter()
-        .filter(|(_, group)| group.metadata.deletion_timestamp.is_none())
-        .map(|(name, group)| Arc::new(View::of_group(world, name, group)))
-        .collect()
 }
 
 struct Decided {

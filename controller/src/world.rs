@@ -29,6 +29,8 @@ use fairlead_config::name::MemberName;
 use ipnet::IpNet;
 use k8s_openapi::{api::discovery::v1::EndpointSlice, jiff::Timestamp};
 
+use crate::distribute::View;
+
 /// `namespace/name` of a service.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceKey {
@@ -64,6 +66,8 @@ pub struct World {
     pub(crate) services: BTreeMap<ServiceKey, BTreeMap<Arc<str>, Arc<MultiClusterService>>>,
     pub(crate) imports: BTreeMap<ServiceKey, Arc<ServiceImport>>,
     pub(crate) groups: BTreeMap<GroupName, Arc<ProxyGroup>>,
+    /// What each group is and where, kept as it is read by every plan.
+    pub(crate) views: BTreeMap<GroupName, Arc<View>>,
     pub(crate) loads: BTreeMap<ServiceKey, BTreeMap<MemberName, Load>>,
     pub(crate) refusals: BTreeMap<ServiceKey, Vec<String>>,
     export_at: BTreeMap<ObjectKey, ServiceKey>,
@@ -269,6 +273,7 @@ impl World {
             Kind::Slice => self.drop_slice(&object),
             Kind::Group => {
                 if self.groups.remove(name).is_some() {
+                    self.look_at(name);
                     self.dirty.groups.insert(name.into());
                     self.touch_services_of_group(name);
                 }

@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A joined cluster. Its name is the cluster's id in the fleet.
-#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "fairlead.dev",
     version = "v1alpha1",
@@ -242,6 +242,19 @@ pub struct MemberReportSpec {
     /// When all this was observed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_at: Option<Time>,
+}
+
+impl Default for MemberClusterSpec {
+    fn default() -> Self {
+        Self {
+            heartbeat_period_seconds: heartbeat_period(),
+            taints: Vec::new(),
+            endpoint_cidrs: None,
+            allow_exports: None,
+            traffic_claims: Vec::new(),
+            delete_options: None,
+        }
+    }
 }
 
 fn heartbeat_period() -> i32 {

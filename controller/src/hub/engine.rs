@@ -97,6 +97,8 @@ pub(super) struct Engine {
     /// When what waits has to be planned.
     due: Option<Instant>,
     next_sweep: Tick,
+    /// The last service of the part that was swept last.
+    swept: Option<ServiceKey>,
     out: Outputs,
     fleet: Arc<Mutex<Fleet>>,
     leadership: Leadership,
@@ -135,6 +137,7 @@ impl Engine {
             led: false,
             due: None,
             next_sweep: Tick::ZERO,
+            swept: None,
             out,
             fleet,
             leadership,
@@ -507,8 +510,33 @@ impl Engine {
         }
         if now >= self.next_sweep {
             self.next_sweep = now.after(SWEEP_EVERY);
-            self.decide(&Dirty::everything()).await;
         }
+        self.decide_a_part().await;
+    }
+
+    /// Plans a part of everything, so that all of it has been planned anew after [`SWEEP_EVERY`] and
+    /// lost writes heal, without ever holding a change up for long.
+    async fn decide_a_part(&mut self) {
+        let rounds = SWEEP_EVERY.as_millis() / TICK.as_millis();
+        let rounds = usize::try_from(rounds).unwrap_or(1).max(1);
+        let keys = self.world.service_keys();
+        let count = keys.len() / rounds + 1;
+        let after = self.swept.take();
+        let rest = keys
+            .iter()
+            .filter(|key| after.as_ref().is_none_or(|at| *key > at));
+        let part: BTreeSet<ServiceKey> = rest.take(count).cloned().collect();
+        self.swept = part.last().cloned();
+        let groups = match part.is_empty() {
+            true => self.world.groups().keys().cloned().collect(),
+            false => BTreeSet::new(),
+        };
+        let dirty = Dirty {
+            services: part,
+            groups,
+            ..Dirty::default()
+        };
+        self.decide(&dirty).await;
     }
 
     /// Every member's status and identity.

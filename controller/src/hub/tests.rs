@@ -76,8 +76,12 @@ async fn world(tls: bool) -> World {
         })
         .await;
     }
+    for manifest in crate::identity::of_hub() {
+        apply_manifest(&client, &manifest).await.unwrap();
+    }
+    let account = "system:serviceaccount:fairlead-system:fairlead-hub";
     let mut hub = run(HubConfig {
-        client: client.clone(),
+        client: server.client_as(account, ["system:serviceaccounts"]),
         listen: "127.0.0.1:0".parse().unwrap(),
         names: vec!["127.0.0.1".into()],
         tls,

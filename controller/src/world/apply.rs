@@ -11,6 +11,8 @@ use k8s_openapi::{
     api::discovery::v1::EndpointSlice, apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
+use crate::distribute::View;
+
 use super::{ExportKey, GroupName, Kind, ObjectKey, ServiceKey, World, convert};
 
 impl World {
@@ -160,6 +162,7 @@ impl World {
         };
         let name: GroupName = name.into();
         let old = self.groups.insert(name.clone(), Arc::new(object));
+        self.look_at(&name);
         let new = &self.groups[&name];
         if old.is_none_or(|old| !convert::same_group(&old, new)) {
             let version = convert::version(&new.metadata);
@@ -237,10 +240,27 @@ impl World {
 
     /// Where a member is decides which tier its proxies find others in.
     pub(super) fn touch_groups_of_member(&mut self, member: &MemberName) {
-        for (name, group) in &self.groups {
-            if group.spec.member.as_deref() == Some(member.as_str()) {
-                self.dirty.groups.insert(name.clone());
+        let theirs = self.groups.iter().filter(|(_, group)| {
+            let own = group.spec.member.as_deref();
+            own == Some(member.as_str())
+        });
+        let theirs: Vec<GroupName> = theirs.map(|(name, _)| name.clone()).collect();
+        for name in theirs {
+            self.look_at(&name);
+            self.dirty.groups.insert(name);
+        }
+    }
+
+    /// Works a group's view out anew.
+    pub(super) fn look_at(&mut self, name: &str) {
+        let group = self.groups.get_key_value(name);
+        let group = group.filter(|(_, group)| group.metadata.deletion_timestamp.is_none());
+        match group {
+            Some((name, group)) => {
+                let view = View::of_group(self, name, group);
+                self.views.insert(name.clone(), Arc::new(view));
             }
+            None => drop(self.views.remove(name)),
         }
     }
 
