@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::core::Core;
 use crate::error::ApiError;
-use crate::http::{Accept, Body, Shape, Syntax, Target, json as respond};
+use crate::http::{Accept, Body, Shape, Syntax, Target, json as respond, text};
 use crate::kinds::Lookup as _;
 use crate::openapi;
 use crate::resource::{Resource, Subresource};
@@ -60,19 +60,20 @@ pub(crate) fn answer(
         Target::CoreVersions => versions_or_groups(core, head, true),
         Target::Groups => versions_or_groups(core, head, false),
         Target::Group(name) => {
-            let group = groups(core).into_iter().find(|group| group.name == *name);
-            let group = group
-                .filter(|g| !g.name.is_empty())
-                .ok_or_else(ApiError::unknown_path)?;
+            let Some(group) = groups(core).into_iter().find(|group| group.name == *name) else {
+                return Ok(page_not_found());
+            };
             let mut document = group.legacy();
             document["kind"] = json!("APIGroup");
             document["apiVersion"] = json!("v1");
             Ok(respond(200, syntax(head)?, &document))
         }
         Target::Version { group, version } => {
-            let found = groups(core).into_iter().find(|found| found.name == *group);
-            let versions = found.into_iter().flat_map(|group| group.versions);
-            let (_, resources) = versions
+            let Some(found) = groups(core).into_iter().find(|found| found.name == *group) else {
+                return Ok(page_not_found());
+            };
+            let (_, resources) = found
+                .versions
                 .into_iter()
                 .find(|(name, _)| name == version)
                 .ok_or_else(ApiError::unknown_path)?;
@@ -105,13 +106,8 @@ fn other(core: &Core, path: &str, head: &Parts) -> Result<Response<Body>, ApiErr
             &json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"]}),
         )),
         _ if path.starts_with("/openapi/v3") => openapi(core, path),
-        _ if is_health(path) => {
-            let mut response = Response::new(Body::whole("ok"));
-            let text = HeaderValue::from_static("text/plain; charset=utf-8");
-            response.headers_mut().insert(header::CONTENT_TYPE, text);
-            Ok(response)
-        }
-        _ => Err(ApiError::unknown_path()),
+        _ if is_health(path) => Ok(text(200, "ok")),
+        _ => Ok(page_not_found()),
     }
 }
 
@@ -141,14 +137,16 @@ fn openapi(core: &Core, path: &str) -> Result<Response<Body>, ApiError> {
     Ok(response)
 }
 
+/// What the server says of paths outside the groups it serves: words, not a `Status`.
+pub(crate) fn page_not_found() -> Response<Body> {
+    text(404, "404 page not found\n")
+}
+
 /// `/healthz`, `/livez`, `/readyz` and their single checks.
-pub(crate) fn is_health(path: &str) -> bool {
-    let first = path
-        .trim_start_matches('/')
-        .split('/')
-        .next()
-        .unwrap_or_default();
-    matches!(first, "healthz" | "livez" | "readyz")
+fn is_health(path: &str) -> bool {
+    let mut parts = path.trim_start_matches('/').split('/');
+    let known = matches!(parts.next(), Some("healthz" | "livez" | "readyz"));
+    known && matches!(parts.next(), None | Some("" | "ping" | "log" | "etcd"))
 }
 
 fn versions_or_groups(
@@ -355,10 +353,13 @@ fn resource_list(group: &str, version: &str, resources: &[Arc<Resource>]) -> Val
     } else {
         format!("{group}/{version}")
     };
-    json!({
-        "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version,
-        "resources": list,
-    })
+    let mut document = json!({"kind": "APIResourceList"});
+    if !group.is_empty() {
+        document["apiVersion"] = json!("v1");
+    }
+    document["groupVersion"] = json!(group_version);
+    document["resources"] = json!(list);
+    document
 }
 
 fn kind_of<'a>(sub: &'a Subresource, resource: &'a Resource) -> (&'a str, &'a str) {

@@ -262,8 +262,21 @@ impl ApiError {
 
     pub fn not_acceptable(accepted: &[&str]) -> Self {
         let list = accepted.join(", ");
+        let message = format!("406: Not Acceptable\n\nAvailable representations: {list}");
+        Self(Box::new(Failure::new(406, "NotAcceptable", message)))
+    }
+
+    /// A watch in a form that can't be streamed.
+    pub fn not_streamable(accepted: &[&str]) -> Self {
+        let list = accepted.join(", ");
         let message = format!("only the following media types are accepted: {list}");
         Self(Box::new(Failure::plain(406, "NotAcceptable", message)))
+    }
+
+    /// A patch of a type that no patch has.
+    pub fn unsupported_patch_type() -> Self {
+        let message = "415: Unsupported Media Type".to_owned();
+        Self(Box::new(Failure::new(415, "UnsupportedMediaType", message)))
     }
 
     pub fn unsupported_media_type(accepted: &[&str]) -> Self {

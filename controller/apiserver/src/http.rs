@@ -8,7 +8,7 @@ pub(crate) mod selector;
 
 pub(crate) use accept::{Accept, ContentType, Shape, Syntax};
 pub(crate) use body::Body;
-pub(crate) use body::{json, raw, status};
+pub(crate) use body::{json, raw, status, text};
 pub(crate) use path::{Place, Target};
 pub(crate) use query::{Query, options_invalid};
 pub(crate) use selector::{FieldSelector, LabelSelector};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Parser;
-use fairlead_apiserver::{ApiServer, Security};
+use fairlead_apiserver::{ApiServer, Controllers, Security};
 
 /// An embedded Kubernetes API server on a socket.
 #[derive(Debug, Parser)]
@@ -27,6 +27,9 @@ struct Settings {
     /// Plain HTTP instead of HTTPS.
     #[arg(long)]
     plain: bool,
+    /// Run none of the cluster's own controllers: for a real controller manager beside this.
+    #[arg(long)]
+    no_controllers: bool,
     /// Accept loopback addresses in EndpointSlices, which a real server refuses.
     #[arg(long)]
     allow_loopback_endpoints: bool,
@@ -41,6 +44,9 @@ async fn main() -> anyhow::Result<()> {
         .init();
     let mut builder =
         ApiServer::builder().allow_loopback_endpoints(settings.allow_loopback_endpoints);
+    if settings.no_controllers {
+        builder = builder.controllers(Controllers::NONE);
+    }
     if let Some(data) = settings.data {
         builder = builder.data_dir(data).durable(!settings.memory);
     }

@@ -151,6 +151,12 @@ impl Registry {
         self.custom.read().by_path.get(&key).cloned()
     }
 
+    /// Is anything of that group served?
+    pub fn has_group(&self, group: &str) -> bool {
+        let in_group = |served: &Arc<Resource>| served.group == group;
+        BUILTINS.list.iter().any(in_group) || self.custom.read().by_path.values().any(in_group)
+    }
+
     /// Any served version of a resource, the preferred one first.
     pub fn find_any_version(&self, group: &str, resource: &str) -> Option<Arc<Resource>> {
         self.all()

@@ -16,7 +16,7 @@ use crate::auth::{Attributes, Decision, User};
 use crate::core::Core;
 use crate::discovery;
 use crate::error::ApiError;
-use crate::http::{Accept, Body, Place, Query, Shape, Target, status};
+use crate::http::{Accept, Body, Place, Query, Shape, Syntax, Target, status};
 use crate::kinds::{Ctx, Strategy, strategy};
 use crate::resource::Resource;
 
@@ -63,11 +63,11 @@ where
 {
     let acting = match impersonate(user, &head.headers, &*core.authorizer) {
         Ok(acting) => acting,
-        Err(error) => return status(&error),
+        Err(error) => return status(&error, Syntax::of_error(&head.headers)),
     };
     match route(core, acting.as_ref().unwrap_or(user), head, body).await {
         Ok(response) => response,
-        Err(error) => status(&error),
+        Err(error) => status(&error, Syntax::of_error(&head.headers)),
     }
 }
 
@@ -89,10 +89,15 @@ where
     let query = Query::parse(head.uri.query());
     let verb = verb(&head.method, &place, &query)?;
     authorize(core, user, verb, &place)?;
-    let resource = core
+    let found = core
         .registry
-        .find(&place.group, &place.version, &place.resource)
-        .ok_or_else(ApiError::unknown_path)?;
+        .find(&place.group, &place.version, &place.resource);
+    let Some(resource) = found else {
+        if core.registry.has_group(&place.group) {
+            return Err(ApiError::unknown_path());
+        }
+        return Ok(discovery::page_not_found());
+    };
     check_place(&place, &resource, verb)?;
     let shapes: &[Shape] = &[Shape::Full, Shape::Metadata, Shape::Table];
     let accept = Accept::negotiate(&head.headers, shapes)?;
@@ -171,8 +176,9 @@ impl Request<'_> {
 fn verb(method: &Method, place: &Place, query: &Query) -> Result<&'static str, ApiError> {
     let named = !place.name.is_empty();
     match *method {
-        Method::GET | Method::HEAD if query.flag("watch") == Some(true) => Ok("watch"),
+        Method::GET | Method::HEAD if place.watch => Ok("watch"),
         Method::GET | Method::HEAD if named => Ok("get"),
+        Method::GET | Method::HEAD if query.flag("watch") == Some(true) => Ok("watch"),
         Method::GET | Method::HEAD => Ok("list"),
         Method::POST => Ok("create"),
         Method::PUT if named => Ok("update"),

@@ -54,12 +54,6 @@ const BODY_TYPES: &[&str] = &[
     "application/yaml",
     "application/vnd.kubernetes.protobuf",
 ];
-const PATCH_TYPES: &[&str] = &[
-    "application/json-patch+json",
-    "application/merge-patch+json",
-    "application/strategic-merge-patch+json",
-    "application/apply-patch+yaml",
-];
 
 // === impl Accept ===
 
@@ -86,6 +80,14 @@ impl Accept {
             .filter_map(Clause::accept)
             .find(|accept| offered.contains(&accept.shape))
             .ok_or_else(|| ApiError::not_acceptable(MEDIA_TYPES))
+    }
+}
+
+impl Syntax {
+    /// How an error is written to a client with these headers: JSON if nothing fits.
+    pub(crate) fn of_error(headers: &HeaderMap) -> Self {
+        Accept::negotiate(headers, &[Shape::Full, Shape::Metadata, Shape::Table])
+            .map_or(Self::Json, |accept| accept.syntax)
     }
 }
 
@@ -148,7 +150,7 @@ impl ContentType {
             "application/merge-patch+json" => Ok(Self::MergePatch),
             "application/strategic-merge-patch+json" => Ok(Self::StrategicMergePatch),
             "application/apply-patch+yaml" => Ok(Self::ApplyPatch),
-            _ => Err(ApiError::unsupported_media_type(PATCH_TYPES)),
+            _ => Err(ApiError::unsupported_patch_type()),
         }
     }
 }

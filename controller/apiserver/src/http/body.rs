@@ -97,9 +97,18 @@ pub(crate) fn json(code: u16, syntax: Syntax, value: &impl Serialize) -> Respons
     )
 }
 
+/// A response in words.
+pub(crate) fn text(code: u16, words: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::whole(words));
+    *response.status_mut() = StatusCode::from_u16(code).expect("status codes are constants");
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
 /// A failure's response.
-pub(crate) fn status(error: &ApiError) -> Response<Body> {
-    let mut response = json(error.code(), Syntax::Json, &error.status());
+pub(crate) fn status(error: &ApiError, syntax: Syntax) -> Response<Body> {
+    let mut response = json(error.code(), syntax, &error.status());
     if error.retry_after_seconds() > 0 {
         response
             .headers_mut()

@@ -35,6 +35,8 @@ pub(crate) struct Place {
     pub subresource: String,
     /// What follows the subresource (`proxy` paths); such requests are not served.
     pub rest: bool,
+    /// The old form of a watch, `/api/v1/watch/…`.
+    pub watch: bool,
 }
 
 impl Target {
@@ -72,6 +74,13 @@ impl Place {
             group: group.to_owned(),
             version: version.to_owned(),
             ..Self::default()
+        };
+        let rest = match rest {
+            ["watch", rest @ ..] if !rest.is_empty() => {
+                place.watch = true;
+                rest
+            }
+            rest => rest,
         };
         let rest = match rest {
             // `namespaces/NAME` and its subresources are about the namespace itself.

@@ -54,7 +54,7 @@ impl Query {
         };
         let value = text.parse().map_err(|_| {
             ApiError::bad_request(format!(
-                "strconv.ParseInt: parsing {text:?}: invalid syntax (query parameter {name})"
+                "strconv.ParseInt: parsing {text:?}: invalid syntax"
             ))
         })?;
         Ok(Some(value))
@@ -65,7 +65,7 @@ impl Query {
         let mut dry = false;
         for value in self.all("dryRun") {
             if value != "All" {
-                let value = Value::String(value.to_owned());
+                let value = Value::Array(vec![Value::String(value.to_owned())]);
                 return Err(options_invalid(
                     kind,
                     vec![Cause::not_supported("dryRun", &value, &["All"])],

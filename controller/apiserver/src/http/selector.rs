@@ -194,7 +194,7 @@ impl FieldSelector {
             }
             tests.push(FieldTest::parse(&part).ok_or_else(|| {
                 ApiError::bad_request(format!(
-                    "invalid selector: {part:?}; can't understand {part:?}"
+                    "invalid selector: '{part}'; can't understand '{part}'"
                 ))
             })?);
         }

@@ -61,8 +61,7 @@ impl Request<'_> {
         let ctx = self.ctx(dry_run);
         let strategy = self.strategy();
         strategy.prepare_create(&mut object, &ctx)?;
-        let mut causes =
-            meta::validate_create(&object, self.resource.namespaced, strategy.name_rule());
+        let mut causes = meta::validate_create(&object, &self.resource, strategy.name_rule());
         causes.extend(self.validate_custom(&object, None));
         causes.extend(strategy.validate_create(&object, &ctx));
         if !causes.is_empty() {

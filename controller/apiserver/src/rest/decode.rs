@@ -36,9 +36,12 @@ impl Request<'_> {
     /// The object in a body of the request's content type, and what is to be warned of.
     pub(super) fn decode(&self, body: &[u8]) -> Result<(Value, Vec<String>), ApiError> {
         let (value, repeated) = match ContentType::of_object(self.headers)? {
-            ContentType::Yaml => (parse_yaml(body)?, Vec::new()),
-            ContentType::Protobuf => (parse_protobuf(body)?, Vec::new()),
-            _ => parse_json(body)?,
+            ContentType::Yaml => (
+                parse_yaml(body).map_err(|why| self.unrecognized(&why))?,
+                vec![],
+            ),
+            ContentType::Protobuf => (parse_protobuf(body)?, vec![]),
+            _ => parse_json(body).map_err(|why| self.unrecognized(&why))?,
         };
         let mut value = self.check_type(value)?;
         let warnings = self.check_fields(&mut value, repeated)?;
@@ -50,9 +53,10 @@ impl Request<'_> {
         let (group, version, kind) = self.expected_type();
         let group_version = joined(&group, &version);
         let Value::Object(object) = &mut value else {
-            return Err(ApiError::bad_request(format!(
-                "the body is not an object of kind {kind}: it is JSON of another type"
-            )));
+            return Err(self.unrecognized(
+                "couldn't get version/kind; json parse error: json: the \
+                 body is not an object",
+            ));
         };
         for (key, what) in [("kind", "Kind"), ("apiVersion", "apiVersion")] {
             let given = object.get(key).and_then(Value::as_str).unwrap_or_default();
@@ -65,16 +69,25 @@ impl Request<'_> {
         let given_kind = text(object, "kind").unwrap_or_else(|| kind.clone());
         let given_version = text(object, "apiVersion").unwrap_or_else(|| group_version.clone());
         if given_kind != kind {
+            let short = group.split('.').next().filter(|group| !group.is_empty());
             return Err(ApiError::bad_request(format!(
-                "{given_kind} in version {given_version:?} cannot be handled as a {kind}: the \
-                 object provided is unrecognized (must be of type {kind})"
+                "{given_kind} in version {given_version:?} cannot be handled as a {kind}: \
+                 converting ({given_version}.{given_kind}) to ({}.{kind}): unknown conversion",
+                short.unwrap_or("core")
             )));
         }
         if given_version != group_version {
-            return Err(ApiError::bad_request(format!(
-                "the API version in the data ({given_version}) does not match the expected API \
-                 version ({group_version})"
-            )));
+            return Err(ApiError::bad_request(match self.resource.custom {
+                Some(_) => format!(
+                    "the API version in the data ({given_version}) does not match the expected \
+                     API version ({group_version})"
+                ),
+                None => format!(
+                    "{kind} in version {given_version:?} cannot be handled as a {kind}: no kind \
+                     {kind:?} is registered for version {given_version:?} in scheme \
+                     \"pkg/runtime/scheme.go:111\""
+                ),
+            }));
         }
         object.insert("kind".to_owned(), Value::String(kind));
         object.insert("apiVersion".to_owned(), Value::String(group_version));
@@ -82,6 +95,13 @@ impl Request<'_> {
             object.insert("metadata".to_owned(), Value::Object(Map::new()));
         }
         Ok(value)
+    }
+
+    fn unrecognized(&self, why: &str) -> ApiError {
+        let (_, _, kind) = self.expected_type();
+        ApiError::bad_request(format!(
+            "the object provided is unrecognized (must be of type {kind}): {why}"
+        ))
     }
 
     /// Group, version and kind of this place: a subresource may have its own.
@@ -108,29 +128,27 @@ pub(super) fn joined(group: &str, version: &str) -> String {
     }
 }
 
-/// The document and a text for each key that came twice.
-pub(super) fn parse_json(body: &[u8]) -> Result<(Value, Vec<String>), ApiError> {
+/// The document and a text for each key that came twice; else what is wrong with it.
+pub(super) fn parse_json(body: &[u8]) -> Result<(Value, Vec<String>), String> {
     if body.is_empty() {
-        return Err(ApiError::bad_request(
-            "the body is empty; an object is needed",
-        ));
+        return Err(
+            "couldn't get version/kind; json parse error: unexpected end of JSON input \
+                    (<empty>)"
+                .to_owned(),
+        );
     }
-    match schema::parse_json(body) {
-        Ok(parsed) => {
-            let repeated = parsed.messages();
-            Ok((parsed.value, repeated))
-        }
-        Err(error) => Err(ApiError::bad_request(format!(
-            "couldn't get version/kind; json parse error: {error}"
-        ))),
-    }
+    let parsed = schema::parse_json(body)
+        .map_err(|error| format!("couldn't get version/kind; json parse error: {error}"))?;
+    let repeated = parsed.messages();
+    Ok((parsed.value, repeated))
 }
 
-pub(super) fn parse_yaml(body: &[u8]) -> Result<Value, ApiError> {
-    let text = std::str::from_utf8(body)
-        .map_err(|error| ApiError::bad_request(format!("yaml: not UTF-8: {error}")))?;
+pub(super) fn parse_yaml(body: &[u8]) -> Result<Value, String> {
+    let text = std::str::from_utf8(body).map_err(|error| format!("yaml: not UTF-8: {error}"))?;
     serde_saphyr::from_str(text).map_err(|error| {
-        ApiError::bad_request(format!("error converting YAML to JSON: yaml: {error}"))
+        // The first line says what and where; a picture of the text follows.
+        let error = error.to_string();
+        format!("yaml: {}", error.lines().next().unwrap_or_default())
     })
 }
 

@@ -204,12 +204,18 @@ impl Request<'_> {
 
     fn check_preconditions(&self, old: &Value, options: &Options) -> Result<(), ApiError> {
         let conflict = |what: &str, wanted: &str, found: &str| {
+            let end = if what == "UID" {
+                "deleted and then recreated"
+            } else {
+                "modified"
+            };
             let why = format!(
                 "the {what} in the precondition ({wanted}) does not match the {what} in record \
-                 ({found}). The object might have been deleted and then recreated"
+                 ({found}). The object might have been {end}"
             );
-            let (group, resource) = (&self.resource.group, &self.resource.resource);
-            ApiError::conflict(group, resource, text(old, "name"), &why)
+            // Kubernetes names the kind here, not the resource.
+            let (group, kind) = (&self.resource.group, &self.resource.kind);
+            ApiError::conflict(group, kind, text(old, "name"), &why)
         };
         if let Some(wanted) = &options.uid
             && wanted != text(old, "uid")
@@ -246,9 +252,9 @@ impl Request<'_> {
             return Ok(options);
         }
         let body = match ContentType::of_object(self.headers)? {
-            ContentType::Yaml => parse_yaml(body)?,
+            ContentType::Yaml => parse_yaml(body).map_err(ApiError::bad_request)?,
             ContentType::Protobuf => parse_protobuf(body)?,
-            _ => parse_json(body)?.0,
+            _ => parse_json(body).map_err(ApiError::bad_request)?.0,
         };
         if let Some(grace) = body["gracePeriodSeconds"].as_i64() {
             options.grace_seconds = Some(grace);

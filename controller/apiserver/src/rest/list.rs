@@ -94,8 +94,7 @@ impl Request<'_> {
         let fields = FieldSelector::parse(self.query.text("fieldSelector"))?;
         for field in fields.fields() {
             if !self.is_selectable(field) {
-                let message = format!("field label not supported: {field}");
-                return Err(ApiError::bad_request(message));
+                return Err(ApiError::bad_request(self.unselectable(field)));
             }
         }
         let by_selector = fields.exactly("metadata.name").map(str::to_owned);
@@ -105,6 +104,17 @@ impl Request<'_> {
             fields,
             name: by_path.or(by_selector),
         })
+    }
+
+    fn unselectable(&self, field: &str) -> String {
+        let own = self.strategy().selectable_fields();
+        if own.is_empty() && self.resource.custom.is_none() {
+            return format!(
+                "{field:?} is not a known field selector: only \"metadata.name\", \
+                 \"metadata.namespace\""
+            );
+        }
+        format!("field label not supported: {field}")
     }
 
     fn is_selectable(&self, field: &str) -> bool {
@@ -151,6 +161,10 @@ impl Request<'_> {
         if let State::Exactly(wanted) = state {
             range.at = Some(wanted);
         }
+        if state == State::AtLeast(0) {
+            // Such a list comes from the watch cache, which has no pages.
+            range.limit = None;
+        }
         if let Some(token) = self.query.text("continue") {
             let from = Continue::parse(token)?;
             range.at = (from.revision > 0).then_some(from.revision);
@@ -190,7 +204,7 @@ impl Request<'_> {
                 forbidden("resourceVersionMatch is forbidden when continue is provided")
             }
             (Some(0), Some("Exact")) => {
-                forbidden("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"")
+                forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"")
             }
             (None, None) => Ok(State::Latest),
             (Some(wanted), Some("Exact")) => Ok(State::Exactly(wanted)),
@@ -213,9 +227,16 @@ impl Request<'_> {
             return Ok(None);
         };
         text.parse().map(Some).map_err(|_| {
-            let detail = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
-            let cause = Cause::invalid("resourceVersion", &json!(text), &detail);
-            options_invalid("ListOptions", vec![cause])
+            // Only a list has a reason for this; a get and a watch hand the storage's error on.
+            let why = format!(
+                "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: \
+                 invalid syntax"
+            );
+            let named = !self.place.name.is_empty();
+            if named || self.place.watch || self.query.flag("watch") == Some(true) {
+                return ApiError::unknown(why);
+            }
+            ApiError::bad_request(format!("invalid resource version: {why}"))
         })
     }
 
@@ -283,7 +304,11 @@ impl Continue {
     }
 
     fn parse(token: &str) -> Result<Self, ApiError> {
-        let fault = |why: &str| ApiError::bad_request(format!("continue key is not valid: {why}"));
+        let fault = |why: &str| {
+            ApiError::bad_request(format!(
+                "invalid continue token: continue key is not valid: {why}"
+            ))
+        };
         let bytes = URL_SAFE_NO_PAD
             .decode(token)
             .map_err(|_| fault("not base64"))?;

@@ -99,9 +99,12 @@ pub(super) fn keep_system_fields(new: &mut Value, old: &Value) {
 }
 
 /// Everything wrong with the metadata of an object about to be created.
-pub(super) fn validate_create(object: &Value, namespaced: bool, rule: NameRule) -> Vec<Cause> {
+pub(super) fn validate_create(object: &Value, resource: &Resource, rule: NameRule) -> Vec<Cause> {
     let mut errors = FieldErrors::default();
-    kinds::metadata::validate_create(object, namespaced, rule, &mut errors);
+    kinds::metadata::validate_create(object, resource.namespaced, rule, &mut errors);
+    if resource.custom.is_none() {
+        kinds::metadata::validate_kube_finalizers(object, &mut errors);
+    }
     errors.into_causes()
 }
 

@@ -37,7 +37,7 @@ impl Request<'_> {
         }
         let (patch, repeated) = match kind {
             ContentType::JsonPatch => (Value::Null, Vec::new()),
-            _ => parse_json(&body)?,
+            _ => parse_json(&body).map_err(|_| ApiError::bad_request("invalid JSON patch"))?,
         };
         let edit = |old: Option<&Value>| -> Result<Edited, ApiError> {
             let old = old.ok_or_else(|| self.not_found())?;
@@ -90,7 +90,12 @@ impl Request<'_> {
             return Err(options_invalid("PatchOptions", vec![cause]));
         };
         let force = self.query.flag("force") == Some(true);
-        let config = self.check_type(parse_yaml(body)?)?;
+        let config = parse_yaml(body)
+            .map_err(|why| ApiError::bad_request(format!("error encoding patch: {why}")))?;
+        if config["kind"].as_str().is_none_or(str::is_empty) {
+            return Err(ApiError::bad_request("invalid object type: /, Kind="));
+        }
+        let config = self.check_type(config)?;
         let version = self.resource.api_version();
         let now = rfc3339(self.core.now());
         let schema = self.schema();

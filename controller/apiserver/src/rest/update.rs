@@ -157,7 +157,10 @@ impl Request<'_> {
         let (uid, old_uid) = (text(new, "uid"), text(old, "uid"));
         if !uid.is_empty() && uid != old_uid {
             let why = format!(
-                "Precondition failed: UID in precondition: {uid}, UID in object meta: {old_uid}"
+                "StorageError: invalid object, Code: 4, Key: /registry/{resource}/{}, \
+                 ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in \
+                 precondition: {uid}, UID in object meta: {old_uid}",
+                Key::new(&self.place.namespace, name).as_str()
             );
             return Err(ApiError::conflict(group, resource, name, &why));
         }
@@ -176,9 +179,9 @@ impl Request<'_> {
         }
         if revision != text(old, "resourceVersion") {
             if revision.parse::<u64>().is_err() {
-                let detail = "strconv.ParseUint: parsing: invalid syntax";
-                let cause = Cause::invalid("metadata.resourceVersion", &json!(revision), detail);
-                return Err(self.invalid(new, vec![cause]));
+                return Err(ApiError::unknown(format!(
+                    "strconv.ParseUint: parsing {revision:?}: invalid syntax"
+                )));
             }
             return Err(ApiError::modified(group, resource, name));
         }
@@ -191,8 +194,10 @@ impl Request<'_> {
             return Ok(());
         }
         if name.is_empty() {
-            let cause = Cause::required("metadata.name", "name or generateName is required");
-            return Err(self.invalid(object, vec![cause]));
+            return Err(ApiError::bad_request(format!(
+                "the name of the object ({wanted} based on URL) was undeterminable: name must be \
+                 provided"
+            )));
         }
         Err(ApiError::bad_request(format!(
             "the name of the object ({name}) does not match the name on the URL ({wanted})"

@@ -120,7 +120,7 @@ impl Request<'_> {
         let kind = match self.accept.syntax {
             Syntax::Json => http::HeaderValue::from_static("application/json"),
             Syntax::Yaml => {
-                return Err(ApiError::not_acceptable(&["application/json;stream=watch"]));
+                return Err(ApiError::not_streamable(&["application/json;stream=watch"]));
             }
         };
         response
@@ -158,11 +158,13 @@ impl Request<'_> {
                 ));
             }
             (Some(_), Some(other)) if other != "NotOlderThan" => {
-                return invalid(Cause::not_supported(
+                let requires = Cause::forbidden(
                     "resourceVersionMatch",
-                    &json!(other),
-                    &["NotOlderThan"],
-                ));
+                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                );
+                let unsupported =
+                    Cause::not_supported("resourceVersionMatch", &json!(other), &["NotOlderThan"]);
+                return Err(options_invalid("ListOptions", vec![requires, unsupported]));
             }
             _ => {}
         }

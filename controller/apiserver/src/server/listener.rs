@@ -17,7 +17,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{ApiServer, ServerError};
 use crate::controllers;
 use crate::error::ApiError;
-use crate::http::{Body, status};
+use crate::http::{Body, Syntax, status};
 use crate::rest;
 
 /// What protects a listener.
@@ -149,9 +149,8 @@ async fn converse(
 async fn answer(server: Weak, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let (head, body) = request.into_parts();
     let Some(server) = server.upgrade() else {
-        return Ok(status(&ApiError::unavailable(
-            "the server is shutting down",
-        )));
+        let error = ApiError::unavailable("the server is shutting down");
+        return Ok(status(&error, Syntax::Json));
     };
     let core = &server.0.core;
     let now = core.now().as_second();
@@ -159,7 +158,10 @@ async fn answer(server: Weak, request: Request<Incoming>) -> Result<Response<Bod
         .authentication
         .authenticate(&head.headers, now, &**core)
     else {
-        return Ok(status(&ApiError::unauthorized()));
+        return Ok(status(
+            &ApiError::unauthorized(),
+            Syntax::of_error(&head.headers),
+        ));
     };
     Ok(rest::handle(&server.0.core, &user, &head, body).await)
 }
