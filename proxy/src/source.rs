@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`file`] | when a file is worth reading again, and what was read last |
 //! | [`xds`] | what a control plane said, what is asked of it and acknowledged |
+//! | [`load`] | what goes back to a control plane |
 //! | [`guard`] | whether a reload removes so much that somebody must confirm it |
 
 use std::{fmt, sync::Arc};
@@ -16,6 +17,7 @@ use fairlead_config::{problem::Problem, snapshot::Delta, yaml};
 
 pub mod file;
 pub mod guard;
+pub mod load;
 pub mod xds;
 
 /// What a source says.

@@ -37,9 +37,10 @@ mod io;
 pub mod saved;
 
 #[cfg(test)]
-mod tests;
+pub(in crate::source) mod tests;
 
-pub use io::{Options, XdsSource};
+pub(in crate::source) use io::channel;
+pub use io::{Link, Options, XdsSource, XdsStatus};
 
 /// The state of a client, over all its streams.
 #[derive(Debug)]

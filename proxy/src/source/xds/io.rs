@@ -7,7 +7,7 @@ use std::{
 };
 
 use fairlead_config::xds::{
-    proto::{core::Node, discovery::DeltaDiscoveryResponse},
+    proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
     service::Client,
 };
 use fairlead_runtime::{
@@ -22,7 +22,7 @@ use tonic::{Request, Streaming, transport::Channel};
 use super::{Ads, Counts, Step};
 use crate::source::{Event, Refusal};
 
-mod channel;
+pub(in crate::source) mod channel;
 mod disk;
 
 pub use channel::Options;
@@ -236,21 +236,7 @@ impl XdsSource {
     }
 }
 
-type Requests = mpsc::Sender<fairlead_config::xds::proto::discovery::DeltaDiscoveryRequest>;
-
-impl Options {
-    fn node(&self) -> Node {
-        Node {
-            id: self.node_id.clone(),
-            cluster: self.group.clone(),
-            user_agent_name: "fairlead-proxy".to_owned(),
-            user_agent_version: Some(fairlead_config::xds::proto::core::UserAgentVersion::Text(
-                env!("CARGO_PKG_VERSION").to_owned(),
-            )),
-            ..Node::default()
-        }
-    }
-}
+type Requests = mpsc::Sender<DeltaDiscoveryRequest>;
 
 /// What the control thread hears of a step.
 fn events_of(origin: &str, step: Step) -> Vec<Event> {

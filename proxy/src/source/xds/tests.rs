@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 
 mod envoy;
-mod plane;
+pub(in crate::source) mod plane;
 mod stream;
 
 /// A snapshot with the services `a/s<i>:p`, each with one endpoint of the given weight.

@@ -2,6 +2,7 @@
 
 use std::{fs, io, path::PathBuf, time::Duration};
 
+use fairlead_config::xds::proto::core::{Node, UserAgentVersion};
 use tonic::{
     Request,
     metadata::{Ascii, MetadataValue},
@@ -27,9 +28,22 @@ pub struct Options {
     pub state_file: Option<PathBuf>,
 }
 
+impl Options {
+    /// Who we say we are.
+    pub fn node(&self) -> Node {
+        Node {
+            id: self.node_id.clone(),
+            cluster: self.group.clone(),
+            user_agent_name: "fairlead-proxy".to_owned(),
+            user_agent_version: Some(UserAgentVersion::Text(env!("CARGO_PKG_VERSION").to_owned())),
+            ..Node::default()
+        }
+    }
+}
+
 /// Why no connection can even be tried.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unable {
+pub(in crate::source) enum Unable {
     #[error("the address {server:?} of the control plane is no URL; use https://host:port")]
     Address {
         server: String,
@@ -49,7 +63,7 @@ pub(super) enum Unable {
 }
 
 /// Connects; the certificates are read anew each time.
-pub(super) async fn connect(options: &Options) -> Result<Channel, Unable> {
+pub(in crate::source) async fn connect(options: &Options) -> Result<Channel, Unable> {
     let address = |source| Unable::Address {
         server: options.server.clone(),
         source,
@@ -80,7 +94,10 @@ pub(super) async fn connect(options: &Options) -> Result<Channel, Unable> {
 }
 
 /// Adds the token to a request, if there is one.
-pub(super) fn authorize<T>(options: &Options, request: &mut Request<T>) -> Result<(), Unable> {
+pub(in crate::source) fn authorize<T>(
+    options: &Options,
+    request: &mut Request<T>,
+) -> Result<(), Unable> {
     let Some(path) = &options.token_file else {
         return Ok(());
     };

@@ -41,32 +41,12 @@ struct Hand(Mutex<mpsc::Sender<PlaneStream>>);
 impl Plane {
     /// Starts on `addr`, port 0 for any.
     pub(super) async fn start(addr: SocketAddr, tls: Option<TlsAcceptor>) -> Self {
+        let (sender, streams) = mpsc::channel(16);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let service = AggregatedServer::new(Arc::new(Hand(Mutex::new(sender))));
         let listener = TcpListener::bind(addr).await.expect("a loopback port");
         let addr = listener.local_addr().expect("bound");
-        let (sender, streams) = mpsc::channel(16);
-        let (stop, mut stopped) = oneshot::channel::<()>();
-        let service = AggregatedServer::new(Arc::new(Hand(Mutex::new(sender))));
-        let task = tokio::spawn(async move {
-            let mut connections = JoinSet::new();
-            loop {
-                let socket = tokio::select! {
-                    accepted = listener.accept() => accepted.expect("a socket").0,
-                    _ = &mut stopped => return,
-                };
-                let (tls, service) = (tls.clone(), service.clone());
-                connections.spawn(async move {
-                    match tls {
-                        None => serve(socket, service).await,
-                        Some(tls) => {
-                            // A client that doesn't trust us hangs up; that is a test, too.
-                            if let Ok(socket) = tls.accept(socket).await {
-                                serve(socket, service).await;
-                            }
-                        }
-                    }
-                });
-            }
-        });
+        let task = tokio::spawn(accept(listener, tls, service, stopped));
         Self {
             addr,
             streams,
@@ -87,9 +67,42 @@ impl Plane {
     }
 }
 
-async fn serve<S>(socket: S, service: AggregatedServer<Hand>)
+/// Accepts connections for `service` until `stopped`; those that are open then are cut.
+pub(in crate::source) async fn accept<T>(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    service: T,
+    mut stopped: oneshot::Receiver<()>,
+) where
+    T: Grpc,
+    T::Future: Send,
+{
+    let mut connections = JoinSet::new();
+    loop {
+        let socket = tokio::select! {
+            accepted = listener.accept() => accepted.expect("a socket").0,
+            _ = &mut stopped => return,
+        };
+        let (tls, service) = (tls.clone(), service.clone());
+        connections.spawn(async move {
+            match tls {
+                None => serve(socket, service).await,
+                Some(tls) => {
+                    // A client that doesn't trust us hangs up; that is a test, too.
+                    if let Ok(socket) = tls.accept(socket).await {
+                        serve(socket, service).await;
+                    }
+                }
+            }
+        });
+    }
+}
+
+async fn serve<S, T>(socket: S, service: T)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: Grpc,
+    T::Future: Send,
 {
     let service = TowerToHyperService::new(service);
     let connection = auto::Builder::new(TokioExecutor::new()).http2_only();
@@ -98,6 +111,29 @@ where
         .serve_connection(TokioIo::new(socket), service)
         .await
         .ok();
+}
+
+/// A gRPC service, as its server types are.
+pub(in crate::source) trait Grpc:
+    tower::Service<
+        http::Request<hyper::body::Incoming>,
+        Response = http::Response<tonic::body::Body>,
+        Error = std::convert::Infallible,
+    > + Clone
+    + Send
+    + 'static
+{
+}
+
+impl<T> Grpc for T where
+    T: tower::Service<
+            http::Request<hyper::body::Incoming>,
+            Response = http::Response<tonic::body::Body>,
+            Error = std::convert::Infallible,
+        > + Clone
+        + Send
+        + 'static
+{
 }
 
 impl PlaneStream {
