@@ -22,6 +22,20 @@ use crate::{
     snapshot::Snapshot,
 };
 
+/// The inputs that are kept for a fuzz target, with their names.
+pub(crate) fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../fuzz/corpus")
+        .join(target);
+    let entries = std::fs::read_dir(&folder).expect("the corpus is committed");
+    let inputs = entries.map(|entry| {
+        let path = entry.expect("a readable folder").path();
+        let bytes = std::fs::read(&path).expect("a readable file");
+        (path.display().to_string(), bytes)
+    });
+    inputs.collect()
+}
+
 /// A snapshot as a file can say it: frontends are numbered per service and don't overlap.
 pub(crate) fn snapshot() -> impl Strategy<Value = Snapshot> {
     vec(

@@ -8,8 +8,8 @@
 //! as they stand), 100 problems in full.
 //!
 //! Cost: one pass for the tree and one for the types, no copy of text that stands plain. 1,000
-//! endpoints cost about 1 ms and 1.5 MB at the peak, of which 0.2 MB stay in the snapshot (the
-//! ignored test `cost_of_a_thousand_endpoints` prints the figures of a machine).
+//! endpoints cost about 4 ms to read and 1 MB at the peak, 1 ms to write (the ignored test
+//! `cost_of_a_thousand_endpoints` prints the figures of a machine).
 
 use std::{fmt, net::SocketAddr, time::Duration};
 

@@ -552,6 +552,44 @@ fn the_wire_form_stays_what_it_is() {
     );
 }
 
+/// What the fuzz target `resources` checks, on its corpus.
+#[test]
+fn the_corpus_of_resources_never_panics() {
+    for (name, bytes) in arbitrary::corpus("resources") {
+        let mut decoder = Decoder::default();
+        for type_url in TYPES {
+            let any = Any {
+                type_url: type_url.to_owned(),
+                value: bytes.clone(),
+            };
+            let resource = Resource {
+                name: "shop/web:https".to_owned(),
+                resource: Some(any),
+                ..Resource::default()
+            };
+            let decoded = decoder.decode(type_url, &[resource], &[]);
+            let (_, problems) = Snapshot::default().apply(decoded.delta);
+            assert_eq!(problems, [], "{name}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "writes the corpus of resources anew"]
+fn write_the_corpus_of_resources() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/resources");
+    let resources = encode(&web(), &Stamp::default());
+    let all = parts(&resources).into_iter().flat_map(|(_, all)| all);
+    for (index, resource) in all.enumerate() {
+        let bytes = &resource.resource.as_ref().unwrap().value;
+        std::fs::write(folder.join(format!("web-{index}")), bytes).unwrap();
+    }
+    let foreign = foreign_cluster("shop/web:https").encode_to_vec();
+    std::fs::write(folder.join("foreign-cluster"), foreign).unwrap();
+    let listener = tcp_listener("shop/web:https", |_| ()).encode_to_vec();
+    std::fs::write(folder.join("foreign-listener"), listener).unwrap();
+}
+
 const PINNED: [&str; 5] = [
     "234b747d5f5fe04f7f267dfb1bcd59f9",
     "dea5c6c52ab58ec16dcb0f4def04eeee",

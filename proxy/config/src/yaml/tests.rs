@@ -522,6 +522,23 @@ fn the_quick_start_is_a_valid_file() {
     assert!(protocols.clone().any(|protocol| protocol == Protocol::Udp));
 }
 
+/// What the fuzz target `config` checks, on its corpus.
+#[test]
+fn the_corpus_is_refused_with_reasons_or_survives_writing() {
+    let mut accepted = 0;
+    for (name, bytes) in arbitrary::corpus("config") {
+        match parse(&bytes) {
+            Ok(file) => {
+                let text = encode(&file.settings, &file.snapshot);
+                assert_eq!(parse(text.as_bytes()), Ok(file), "{name}");
+                accepted += 1;
+            }
+            Err(problems) => assert!(!problems.list.is_empty(), "{name}"),
+        }
+    }
+    assert!(accepted > 3, "the corpus has good files, too");
+}
+
 #[test]
 #[ignore = "prints what a file costs on this machine"]
 fn cost_of_a_thousand_endpoints() {
@@ -538,19 +555,31 @@ fn cost_of_a_thousand_endpoints() {
             .unwrap();
         }
     }
+    let before = resident_peak_kb();
     let start = std::time::Instant::now();
     let file = parse(text.as_bytes()).unwrap_or_else(|problems| panic!("{problems}"));
-    let parsed = start.elapsed();
+    let read = start.elapsed();
+    let peak = resident_peak_kb() - before;
     let start = std::time::Instant::now();
     let written = encode(&file.settings, &file.snapshot);
     println!(
-        "100 services x 1,000 endpoints, {} bytes: read {:?}, written {:?} ({} bytes); per 1,000 endpoints {:?}",
-        text.len(),
-        parsed,
-        start.elapsed(),
-        written.len(),
-        parsed / 100
+        "per 1,000 endpoints: {} kB of file, read in {:?} with {} kB at the peak, written in {:?}",
+        text.len() / 100_000,
+        read / 100,
+        peak / 100,
+        start.elapsed() / 100,
     );
+    assert!(!written.is_empty());
+}
+
+/// VmHWM of this process.
+fn resident_peak_kb() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM"))
+        .unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 proptest! {
