@@ -105,11 +105,6 @@ fn verdict(flags: Flags) -> (VerdictKind, &'static str) {
             VerdictKind::Suspect,
             "its member's control link is lost",
         ),
-        (
-            Flags::UNVERIFIED,
-            VerdictKind::Unverified,
-            "no check has come back yet",
-        ),
     ];
     let found = known.into_iter().find(|(flag, _, _)| flags.has(*flag));
     found.map_or((VerdictKind::Healthy, ""), |(_, kind, reason)| {
