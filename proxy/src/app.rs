@@ -8,8 +8,10 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context as _, bail};
 use fairlead_config::{snapshot, yaml};
 use fairlead_runtime::{
+    admin::Server,
     clock::{Clock, Tick},
     drain::{Departure, Phase},
+    ready::{Readiness, Token},
     signals::{Request, Signals},
     tasks::{Backoff, Tasks},
 };
@@ -17,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     access_log::sink::Sinks,
+    admin::{self, Context as AdminContext, Question, Status},
     control::Control,
     directory::Signal,
     health::io::Prober,
@@ -45,6 +48,11 @@ pub struct App {
     events: mpsc::Receiver<source::Event>,
     reload: watch::Sender<u64>,
     departure: Departure,
+    readiness: Readiness,
+    /// Held until one round of probes is over, or its time is.
+    first_round: Option<(Token, Tick)>,
+    status: Status,
+    questions: mpsc::Receiver<Question>,
 }
 
 /// Something happened.
@@ -53,6 +61,8 @@ enum Event {
     Signal(Request),
     /// Strikes, or a thread drained.
     Reports,
+    /// Somebody looks at an admin page.
+    Asked(Question),
     /// A probe was answered.
     Probed(Signal),
     /// A deadline came.
@@ -91,7 +101,28 @@ impl App {
         tasks.supervise("file", Backoff::default(), move || {
             source.clone().run(reloads.clone(), sender.clone())
         });
+        let readiness = Readiness::new();
+        let first_round = (
+            readiness.wait_for("the first round of probes"),
+            clock.now() + FIRST_ROUND_MAX,
+        );
+        let context = AdminContext {
+            metrics: metrics.clone(),
+            readiness: readiness.clone(),
+            board: tasks.board(),
+        };
+        let questions = serve_admin(&settings, context, &mut tasks)?;
+        metrics.process.fds_max.set(threads::files_max());
+        metrics
+            .process
+            .start_seconds
+            .set(unix_seconds(&clock, Tick::ZERO));
         tracing::info!(workers = settings.workers, "serving");
+        let mut status = Status {
+            origin: flags.config.display().to_string(),
+            ..Status::default()
+        };
+        status.applied(&applied.problems, clock.now());
         Ok(Self {
             departure: Departure::new(settings.drain),
             flags,
@@ -106,6 +137,10 @@ impl App {
             signals,
             events,
             reload,
+            readiness,
+            first_round: Some(first_round),
+            status,
+            questions,
         })
     }
 
@@ -119,6 +154,9 @@ impl App {
                     let reports = self.fleet.reports.take().into_iter();
                     self.control.observe(reports.map(Signal::Report));
                 }
+                Event::Asked(question) => {
+                    question.answer(&mut self.control, &self.status, &self.clock);
+                }
                 Event::Probed(answer) => self.control.observe([answer]),
                 Event::Time => self.control.advance(),
                 Event::ThreadLost(reason) => break Some(reason),
@@ -126,6 +164,7 @@ impl App {
             for job in self.control.take_probes() {
                 self.prober.start(job);
             }
+            self.end_first_round();
             if self.advance_departure() == Phase::Over {
                 break None;
             }
@@ -144,6 +183,7 @@ impl App {
             self.control.next_deadline(),
             self.departure.next_deadline(),
             Some(self.clock.now() + ROUND),
+            self.first_round.as_ref().map(|(_, until)| *until),
         ];
         let deadline = deadlines.into_iter().flatten().min().unwrap_or(Tick::MAX);
         let wait = deadline - self.clock.now();
@@ -151,6 +191,7 @@ impl App {
             Some(event) = self.events.recv() => Event::Source(event),
             request = self.signals.next() => Event::Signal(request),
             () = self.fleet.reports.wait() => Event::Reports,
+            Some(question) = self.questions.recv() => Event::Asked(question),
             answer = self.prober.answer() => Event::Probed(answer),
             reason = self.threads.lost() => Event::ThreadLost(reason),
             () = tokio::time::sleep(wait) => Event::Time,
@@ -170,7 +211,8 @@ impl App {
 
     fn reload(&mut self, file: &yaml::File) {
         let wanted = Settings::resolve(&self.flags, &file.settings);
-        for setting in self.settings.restart_needed(&wanted) {
+        self.status.restart_needed = self.settings.restart_needed(&wanted);
+        for setting in &self.status.restart_needed {
             tracing::warn!(setting, "changed in the file; takes effect after a restart");
         }
         let delta = snapshot::diff(self.control.snapshot(), &file.snapshot);
@@ -178,9 +220,12 @@ impl App {
         self.note_applied(&applied.problems);
     }
 
-    fn note_applied(&self, problems: &[fairlead_config::problem::Problem]) {
+    fn note_applied(&mut self, problems: &[fairlead_config::problem::Problem]) {
         let process = &self.metrics.process;
         process.reloads.inc(ReloadResult::Applied);
+        self.status.applied(problems, self.clock.now());
+        let applied = unix_seconds(&self.clock, self.clock.now());
+        process.config_applied_seconds.set(applied);
         process.config_problems.set(problems.len() as i64);
         for problem in problems {
             tracing::error!(%problem, "part of the configuration is not in effect");
@@ -188,12 +233,13 @@ impl App {
         tracing::info!(problems = problems.len(), "configuration applied");
     }
 
-    fn note_refusal(&self, refusal: &Refusal) {
+    fn note_refusal(&mut self, refusal: &Refusal) {
         let process = &self.metrics.process;
         process.reloads.inc(ReloadResult::Invalid);
         let count = refusal.problems.len() + refusal.more;
         process.config_problems.set(count as i64);
         tracing::error!(%refusal, "configuration refused; the one before it stays in force");
+        self.status.refused = Some((self.clock.now(), refusal.clone()));
     }
 
     fn obey(&mut self, request: Request) {
@@ -209,6 +255,15 @@ impl App {
         }
     }
 
+    /// Ready once every endpoint with a health check has been probed, or there was time enough.
+    fn end_first_round(&mut self) {
+        if let Some((_, until)) = &self.first_round
+            && (self.clock.now() >= *until || self.control.directory().unverified() == 0)
+        {
+            self.first_round = None;
+        }
+    }
+
     fn advance_departure(&mut self) -> Phase {
         let before = self.departure.phase();
         let phase = self.departure.step(self.clock.now(), self.fleet.is_idle());
@@ -220,7 +275,7 @@ impl App {
         if before == phase {
             return;
         }
-        self.metrics.process.ready.set(0);
+        self.readiness.leave();
         match phase {
             Phase::Draining => self.control.close_listeners(),
             Phase::Over => {
@@ -232,5 +287,41 @@ impl App {
     }
 }
 
+/// Binds the admin address, if there is one, and serves its pages.
+fn serve_admin(
+    settings: &Settings,
+    context: AdminContext,
+    tasks: &mut Tasks,
+) -> anyhow::Result<mpsc::Receiver<Question>> {
+    let (desk, questions) = admin::desk();
+    let pages = admin::pages(&desk, &context);
+    // Somebody holds the desk also where no page is served, so that its end means nothing.
+    let server = match settings.admin {
+        Some(addr) => Some(Arc::new(Server::bind(addr, settings.admin_allow_remote)?)),
+        None => None,
+    };
+    if let Some(server) = &server {
+        tracing::info!(addr = %server.addr(), "admin pages");
+    }
+    tasks.supervise("admin", Backoff::default(), move || {
+        let (server, pages) = (server.clone(), pages.clone());
+        async move {
+            match server {
+                Some(server) => server.serve(pages).await,
+                None => std::future::pending().await,
+            }
+            Ok(())
+        }
+    });
+    Ok(questions)
+}
+
+fn unix_seconds(clock: &Clock, at: Tick) -> i64 {
+    let since = clock.wall(at).duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs() as i64)
+}
+
+/// How long readiness waits for probes.
+const FIRST_ROUND_MAX: Duration = Duration::from_secs(5);
 /// How often to look at things that nobody tells of.
 const ROUND: Duration = Duration::from_secs(1);

@@ -31,10 +31,12 @@ use crate::{
     tcp::Fleet,
 };
 
+pub mod drains;
 mod leaving;
 mod listeners;
 mod routes;
 
+use drains::{Drain, Drains};
 use leaving::Leaving;
 use listeners::Listeners;
 use routes::Routes;
@@ -49,6 +51,7 @@ pub struct Control {
     routes: Routes,
     listeners: Listeners,
     leaving: Leaving,
+    drains: Drains,
     addresses: BTreeMap<Box<str>, Vec<IpAddr>>,
 }
 
@@ -74,6 +77,7 @@ impl Control {
             routes: Routes::new(metrics, sinks, seed),
             listeners: Listeners::new(fleet.clone(), fd_budget),
             leaving: Leaving::default(),
+            drains: Drains::default(),
             addresses: BTreeMap::new(),
             fleet,
         }
@@ -103,9 +107,30 @@ impl Control {
         let now = self.clock.now();
         let addresses = &self.addresses;
         let resolve = |host: &str| addresses.get(host).cloned().unwrap_or_default();
-        self.directory
-            .apply(&self.snapshot, services, &resolve, now);
+        let rows = self.drains.overlay(&self.snapshot, services);
+        self.directory.apply(&rows, services, &resolve, now);
         self.note_changes();
+    }
+
+    /// Drains a member or an endpoint, or calls that off; returns the services that have it.
+    pub fn drain(&mut self, drain: &Drain, on: bool) -> Vec<ServiceName> {
+        let names = self.snapshot.services.keys();
+        let affected = names.filter(|name| drain.matches(&self.snapshot, name));
+        let affected: Vec<ServiceName> = affected.cloned().collect();
+        if (!on || !affected.is_empty()) && self.drains.set(drain.clone(), on) {
+            self.refresh(&affected);
+        }
+        affected
+    }
+
+    /// What is drained by hand.
+    pub fn drains(&self) -> impl Iterator<Item = &Drain> {
+        self.drains.iter()
+    }
+
+    /// Addresses that couldn't be listened on.
+    pub fn failed_listeners(&self) -> usize {
+        self.listeners.failed()
     }
 
     /// Tries again to listen where that failed before.

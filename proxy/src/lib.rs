@@ -1,6 +1,7 @@
 //! proxy
 
 pub mod access_log;
+pub mod admin;
 pub mod app;
 pub mod balancer;
 pub mod connect;

@@ -6,10 +6,10 @@ use clap::Parser;
 use fairlead_config::yaml;
 use fairlead_proxy::{
     app::App,
-    settings::{Flags, Settings},
+    settings::{Flags, LogFormat, Settings},
     source::file::FileSource,
 };
-use fairlead_runtime::clock::Clock;
+use fairlead_runtime::{clock::Clock, logging};
 
 fn main() -> ExitCode {
     let clock = Clock::system();
@@ -35,6 +35,11 @@ fn run(flags: &Flags, clock: Clock) -> anyhow::Result<()> {
         print!("{}", yaml::encode(&file.settings, &file.snapshot));
         return Ok(());
     }
+    let format = match flags.log_format {
+        LogFormat::Text => logging::Format::Text,
+        LogFormat::Json => logging::Format::Json,
+    };
+    logging::start(&flags.log_level, format)?;
     let settings = Settings::resolve(flags, &file.settings);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

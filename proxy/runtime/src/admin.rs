@@ -192,10 +192,12 @@ impl Answer {
 
 impl Server {
     /// Binds. Port 0 is any free one; [`Self::addr`] says which. `allow_remote`: changes may come
-    /// from other hosts.
-    pub async fn bind(addr: SocketAddr, allow_remote: bool) -> Result<Self, BindError> {
+    /// from other hosts. Call it where a tokio runtime runs.
+    pub fn bind(addr: SocketAddr, allow_remote: bool) -> Result<Self, BindError> {
         let failed = |source| BindError { addr, source };
-        let listener = TcpListener::bind(addr).await.map_err(failed)?;
+        let listener = std::net::TcpListener::bind(addr).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let listener = TcpListener::from_std(listener).map_err(failed)?;
         Ok(Self {
             addr: listener.local_addr().map_err(failed)?,
             listener,

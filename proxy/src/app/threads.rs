@@ -68,6 +68,15 @@ pub(super) fn seed() -> u64 {
     RandomState::new().hash_one(0_u8)
 }
 
+/// How many files may be open.
+pub(super) fn files_max() -> i64 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit
+        .current
+        .and_then(|files| i64::try_from(files).ok())
+        .unwrap_or(i64::MAX)
+}
+
 /// How many listening sockets there may be: a quarter of the open files that are allowed.
 pub(super) fn listener_budget() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);

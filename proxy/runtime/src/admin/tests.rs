@@ -131,7 +131,7 @@ async fn connections_beyond_the_limit_are_closed_and_places_come_back() {
 #[tokio::test]
 async fn a_taken_address_is_named() {
     let rig = Rig::start(false).await;
-    let error = Server::bind(rig.addr, false).await.unwrap_err();
+    let error = Server::bind(rig.addr, false).unwrap_err();
     assert!(error.to_string().contains(&rig.addr.to_string()));
 }
 
@@ -155,9 +155,7 @@ struct Rig {
 
 impl Rig {
     async fn start(allow_remote: bool) -> Self {
-        let server = Server::bind("127.0.0.1:0".parse().unwrap(), allow_remote)
-            .await
-            .unwrap();
+        let server = Server::bind("127.0.0.1:0".parse().unwrap(), allow_remote).unwrap();
         let addr = server.addr();
         let mut serving = JoinSet::new();
         serving.spawn(async move { server.serve(pages()).await });
