@@ -63,7 +63,8 @@ struct Version {
 
 impl Custom {
     /// Everything that the schema and its rules have against an object; `old` is the one it replaces.
-    pub fn validate(&self, object: &Value, old: Option<&Value>) -> Vec<Cause> {
+    /// `faults` were found before, and may keep the rules from being run.
+    pub fn validate(&self, object: &Value, old: Option<&Value>, faults: &[Cause]) -> Vec<Cause> {
         let schema = &self.version.schema;
         let mut causes = schema.validate_update(object, old);
         causes.extend(self.validate_scale(object));
@@ -73,7 +74,11 @@ impl Custom {
         if self.version.rules.is_empty() {
             return causes;
         }
-        if causes.iter().any(|cause| blocks_rules(cause.reason)) {
+        if causes
+            .iter()
+            .chain(faults)
+            .any(|cause| blocks_rules(cause.reason))
+        {
             let message = "Invalid value: null: some validation rules were not checked because the object was \
                            invalid; correct the existing errors to complete validation";
             causes.push(Cause::new(CauseReason::FieldValueInvalid, "<nil>", message));
@@ -106,6 +111,21 @@ impl Custom {
         });
         faults.collect()
     }
+}
+
+/// Brings a custom object's metadata into the form that every kind's has; gives complaints of unknown fields, or what is
+/// wrong with it, as Go's decoder says it.
+pub(crate) fn decode_metadata(object: &mut Value) -> Result<Vec<String>, String> {
+    let schema = crate::schema::definition(structural::OBJECT_META);
+    let (Some(schema), Some(metadata)) = (schema, object.get_mut("metadata")) else {
+        return Ok(Vec::new());
+    };
+    let decoded = schema.decode_as("ObjectMeta", metadata)?;
+    Ok(decoded
+        .unknown
+        .iter()
+        .map(|path| format!("unknown field \"metadata.{path}\""))
+        .collect())
 }
 
 /// The value at a path like `.spec.replicas`.

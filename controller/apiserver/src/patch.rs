@@ -13,11 +13,13 @@ mod merge;
 mod strategic;
 mod typed;
 
+pub(crate) use apply::kind_title;
 pub use apply::{Applied, ApplyError, apply};
 pub use field_set::{FieldSet, PathElement};
-pub use json::{JsonPatchError, json};
+pub use json::{JsonPatchError, json, json_complaints};
 pub use managed_fields::{Writer, keep_times_if_same, record_update};
 pub use merge::merge;
+pub(crate) use strategic::printed;
 pub use strategic::{StrategicError, strategic};
 
 #[cfg(test)]

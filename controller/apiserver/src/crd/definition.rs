@@ -39,7 +39,7 @@ impl Strategy for Definition {
     }
 
     fn prepare_create(&self, object: &mut Value, _ctx: &Ctx<'_>) -> Result<(), ApiError> {
-        object["status"] = json!({});
+        object["status"] = json!({"conditions": null, "acceptedNames": {"plural": "", "kind": ""}});
         record_storage_version(object);
         Ok(())
     }
@@ -139,12 +139,17 @@ fn validate(object: &Value, errors: &mut FieldErrors) {
         }
     }
     names_of(&spec["names"], &path.child("names"), errors);
-    versions(spec, &path.child("versions"), errors);
+    versions(spec, &path, errors);
     conversion(spec, &path.child("conversion"), errors);
     if spec["preserveUnknownFields"] == true {
         let detail = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in \
                       spec.versions[*].schema instead";
         errors.invalid(&path.child("preserveUnknownFields"), true, detail);
+    }
+    if items(&object["status"], "storedVersions").is_empty() {
+        let status = Path::root("status");
+        let detail = "must have at least one stored version";
+        errors.invalid(&status.child("storedVersions"), Value::Null, detail);
     }
     approval(object, errors);
 }
@@ -204,8 +209,14 @@ fn names_of(list: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     }
 }
 
-fn versions(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+/// What all versions have in common is named once, at the places where the first CRDs had it.
+fn versions(spec: &Value, root: &Path<'_>, errors: &mut FieldErrors) {
+    let path = &root.child("versions");
     let list = items(spec, "versions");
+    let shared = |key: &str| {
+        list.iter()
+            .all(|version| version.get(key) == list[0].get(key))
+    };
     for (at, version) in list.iter().enumerate() {
         let path = path.index(at);
         let name = text(version, "name");
@@ -214,25 +225,44 @@ fn versions(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
             errors.invalid(&path.child("name"), name, &faults.join(","));
         }
         let holder = path.child("schema");
+        let own = holder.child("openAPIV3Schema");
         match version
             .get("schema")
             .and_then(|schema| schema.get("openAPIV3Schema"))
         {
-            Some(node) => schema::validate(node, &holder.child("openAPIV3Schema"), errors),
-            None => errors.required(&holder.child("openAPIV3Schema"), ""),
+            None => errors.required(&own, ""),
+            Some(node) if !shared("schema") => schema::validate(node, &own, errors),
+            Some(_) => {}
         }
-        for (at, column) in items(version, "additionalPrinterColumns")
-            .iter()
-            .enumerate()
+        if !shared("additionalPrinterColumns") {
+            printer_columns(version, &path.child("additionalPrinterColumns"), errors);
+        }
+        if !shared("subresources") {
+            scale(
+                &version["subresources"]["scale"],
+                &path.child("subresources"),
+                errors,
+            );
+        }
+    }
+    if let Some(first) = list.first() {
+        if let Some(node) = first["schema"]
+            .get("openAPIV3Schema")
+            .filter(|_| shared("schema"))
         {
-            let list = path.child("additionalPrinterColumns");
-            printer_column(column, &list.index(at), errors);
+            let holder = root.child("validation");
+            schema::validate(node, &holder.child("openAPIV3Schema"), errors);
         }
-        scale(
-            &version["subresources"]["scale"],
-            &path.child("subresources"),
-            errors,
-        );
+        if shared("additionalPrinterColumns") {
+            printer_columns(first, &root.child("additionalPrinterColumns"), errors);
+        }
+        if shared("subresources") {
+            scale(
+                &first["subresources"]["scale"],
+                &root.child("subresources"),
+                errors,
+            );
+        }
     }
     let unique = list.iter().enumerate().all(|(at, version)| {
         list[..at]
@@ -254,6 +284,15 @@ fn versions(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
             shown(),
             "must have exactly one version marked as storage version",
         );
+    }
+}
+
+fn printer_columns(version: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    for (at, column) in items(version, "additionalPrinterColumns")
+        .iter()
+        .enumerate()
+    {
+        printer_column(column, &path.index(at), errors);
     }
 }
 

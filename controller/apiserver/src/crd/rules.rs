@@ -340,25 +340,72 @@ pub(crate) fn compile_error(rule: &str) -> Option<String> {
         Err(error) => return Some(format!("compilation failed: {error}")),
     };
     let references = program.references();
-    let unknown = references
-        .variables()
-        .into_iter()
-        .find(|name| !VARIABLES.contains(name));
+    let mut unknown: Vec<_> = references.functions();
+    unknown.retain(|name| {
+        let operator = !name.starts_with(|first: char| first.is_ascii_alphabetic());
+        !operator && FUNCTIONS_KNOWN.binary_search(name).is_err()
+    });
     // Comprehensions bring variables of their own; the parser names those too, so only a rule without any can be judged.
-    let has_macro = MACROS.iter().any(|name| rule.contains(name));
-    match unknown {
-        Some(name) if !has_macro => Some(format!(
-            "compilation failed: undeclared reference to '{name}' (in container '')"
-        )),
-        _ => None,
+    if !MACROS.iter().any(|name| rule.contains(name)) {
+        let variables = references.variables();
+        unknown.extend(
+            variables
+                .into_iter()
+                .filter(|name| !VARIABLES.contains(name)),
+        );
     }
+    let name = unknown.iter().min()?;
+    Some(format!(
+        "compilation failed: undeclared reference to '{name}' (in container '')"
+    ))
 }
 
 pub(crate) fn uses_old_self(rule: &str) -> bool {
     Program::compile(rule).is_ok_and(|program| program.references().has_variable("oldSelf"))
 }
 
-const VARIABLES: [&str; 14] = [
+/// What rules may call, sorted. A function that isn't here refuses the CRD.
+#[rustfmt::skip]
+const FUNCTIONS_KNOWN: [&str; 180] = [
+    "abs", "add", "all", "asApproximateFloat", "asInteger", "base64.decode", "base64.encode",
+    "bitAnd", "bitNot", "bitOr", "bitShiftLeft", "bitShiftRight", "bitXor", "bool", "byte",
+    "bytes", "ceil", "charAt", "cidr", "compareTo", "contains", "containsCIDR", "containsIP",
+    "date", "datetime", "decode", "distinct", "dns1035Label", "dns1035LabelPrefix",
+    "dns1123Label", "dns1123LabelPrefix", "dns1123Subdomain", "dns1123SubdomainPrefix", "double",
+    "duration", "dyn", "encode", "endsWith", "equivalent", "escapeKey", "exists", "exists_one",
+    "family", "filter", "find", "findAll", "first", "flatten", "floor", "format", "format.byte",
+    "format.date", "format.datetime", "format.labelValue", "format.named", "format.qualifiedName",
+    "format.uri", "format.uuid", "getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear",
+    "getEscapedPath", "getFullYear", "getHost", "getHostname", "getHours", "getMilliseconds",
+    "getMinutes", "getMonth", "getPort", "getQuery", "getScheme", "getSeconds", "greatest", "has",
+    "hasValue", "indexOf", "int", "intersects", "ip", "ip.isCanonical", "isCIDR", "isCanonical",
+    "isFinite", "isGlobalUnicast", "isGreaterThan", "isIP", "isInf", "isInteger", "isLessThan",
+    "isLinkLocalMulticast", "isLinkLocalUnicast", "isLoopback", "isNaN", "isQuantity", "isSemver",
+    "isSorted", "isURL", "isUnspecified", "join", "jsonpatch.escapeKey", "labelValue", "last",
+    "lastIndexOf", "least", "lists.range", "lowerAscii", "major", "map", "masked", "matches",
+    "math.abs", "math.bitAnd", "math.bitNot", "math.bitOr", "math.bitShiftLeft",
+    "math.bitShiftRight", "math.bitXor", "math.ceil", "math.floor", "math.greatest",
+    "math.isFinite", "math.isInf", "math.isNaN", "math.least", "math.round", "math.sign",
+    "math.sqrt", "math.trunc", "max", "min", "minor", "named", "none", "of", "ofNonZeroValue",
+    "optFlatMap", "optMap", "optional.none", "optional.of", "optional.ofNonZeroValue", "or",
+    "orValue", "patch", "prefixLength", "qualifiedName", "quantity", "quote", "range", "replace",
+    "reverse", "round", "semver", "sets.contains", "sets.equivalent", "sets.intersects", "sign",
+    "size", "slice", "sort", "split", "sqrt", "startsWith", "string", "strings.quote", "sub",
+    "substring", "sum", "timestamp", "trim", "trunc", "type", "uint", "upperAscii", "uri", "url",
+    "uuid", "validate", "value",
+];
+
+const VARIABLES: [&str; 24] = [
+    "sets",
+    "math",
+    "lists",
+    "format",
+    "base64",
+    "jsonpatch",
+    "strings",
+    "ip",
+    "url",
+    "cel",
     "self",
     "oldSelf",
     "int",

@@ -6,16 +6,10 @@ use serde_json::{Value, json};
 ///
 /// Names are accepted when no other CRD holds them; then the CRD is established, once and for all.
 pub(crate) fn settled(crd: &Value, others: &[Value], now: &str) -> Option<Value> {
-    let conflict = conflict(crd, others);
-    let accepted = conflict.is_none();
-    let established = accepted || is_true(crd, "Established");
+    let (names, conflict) = accepted(crd, others);
+    let established = conflict.is_none() || is_true(crd, "Established");
     let mut new = crd.clone();
-    let names = &crd["spec"]["names"];
-    if accepted {
-        new["status"]["acceptedNames"] = names.clone();
-    } else if new["status"].get("acceptedNames").is_none() {
-        new["status"]["acceptedNames"] = json!({"plural": "", "kind": ""});
-    }
+    new["status"]["acceptedNames"] = names;
     match conflict {
         None => set(
             &mut new,
@@ -102,8 +96,8 @@ fn set(crd: &mut Value, kind: &str, on: bool, reason: &str, message: &str, now: 
     }
 }
 
-/// The first name that another CRD of the group holds.
-fn conflict(crd: &Value, others: &[Value]) -> Option<(&'static str, String)> {
+/// The names that nobody else of the group holds, and the last conflict over the others.
+fn accepted(crd: &Value, others: &[Value]) -> (Value, Option<(&'static str, String)>) {
     let held = |keys: &[&str], name: &Value| -> bool {
         others
             .iter()
@@ -116,7 +110,6 @@ fn conflict(crd: &Value, others: &[Value]) -> Option<(&'static str, String)> {
                 })
             })
     };
-    let names = &crd["spec"]["names"];
     let resources = &["plural", "singular", "shortNames"][..];
     let kinds = &["kind", "listKind"][..];
     let rules = [
@@ -126,17 +119,40 @@ fn conflict(crd: &Value, others: &[Value]) -> Option<(&'static str, String)> {
         ("kind", kinds, "KindConflict"),
         ("listKind", kinds, "ListKindConflict"),
     ];
+    let mut names = json!({"plural": "", "kind": ""});
+    if let Some(before) = crd["status"]
+        .get("acceptedNames")
+        .filter(|names| names.is_object())
+    {
+        names = before.clone();
+    }
+    let mut conflict = None;
     for (key, keys, reason) in rules {
-        let wanted: Vec<&Value> = match &names[key] {
-            Value::Array(list) => list.iter().collect(),
-            Value::Null => Vec::new(),
-            single => vec![single],
+        let wanted = crd["spec"]["names"].get(key);
+        let list: Vec<&Value> = match wanted {
+            Some(Value::Array(list)) => list.iter().collect(),
+            Some(single) => vec![single],
+            None => Vec::new(),
         };
-        if let Some(name) = wanted.into_iter().find(|name| held(keys, name)) {
-            return Some((reason, format!("{name} is already in use")));
+        match list.into_iter().find(|name| held(keys, name)) {
+            Some(name) => conflict = Some((reason, format!("{name} is already in use"))),
+            None => take(&mut names, key, wanted),
         }
     }
-    None
+    take(
+        &mut names,
+        "categories",
+        crd["spec"]["names"].get("categories"),
+    );
+    (names, conflict)
+}
+
+fn take(names: &mut Value, key: &str, wanted: Option<&Value>) {
+    match (wanted, names.as_object_mut()) {
+        (Some(wanted), _) => names[key] = wanted.clone(),
+        (None, Some(names)) => drop(names.shift_remove(key)),
+        (None, None) => {}
+    }
 }
 
 fn is_rival(crd: &Value, other: &Value) -> bool {

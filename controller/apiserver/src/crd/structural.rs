@@ -44,7 +44,7 @@ fn add_type_and_metadata(properties: &mut Properties) {
     properties.insert("metadata", metadata);
 }
 
-const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+pub(crate) const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
 fn read(node: &Map<String, Value>) -> Schema {
     let flag = |key: &str| node.get(key).and_then(Value::as_bool).unwrap_or_default();

@@ -19,6 +19,7 @@ fn definition(spec: Value) -> Value {
         },
     });
     Definition.defaults(&mut crd);
+    crd["status"] = json!({"storedVersions": ["v1"]});
     crd
 }
 
@@ -40,7 +41,7 @@ fn widget(spec: Value) -> Value {
 }
 
 fn faults(custom: &Custom, object: &Value, old: Option<&Value>) -> Vec<(String, String)> {
-    let causes = custom.validate(object, old);
+    let causes = custom.validate(object, old, &[]);
     causes
         .into_iter()
         .map(|cause| (cause.reason.as_str().to_owned(), cause.field))
@@ -203,6 +204,7 @@ fn values_are_validated_with_the_reasons_and_fields_of_a_real_server() {
             json!({"name": "ab", "count": 1.5}),
             vec![
                 pair("FieldValueTypeInvalid", "spec.count"),
+                pair("FieldValueInvalid", "<nil>"),
                 pair("FieldValueInvalid", "spec.count"),
             ],
         ),
@@ -243,7 +245,7 @@ fn values_are_validated_with_the_reasons_and_fields_of_a_real_server() {
             "{spec}"
         );
     }
-    let message = |spec: Value| custom.validate(&widget(spec), None)[0].message.clone();
+    let message = |spec: Value| custom.validate(&widget(spec), None, &[])[0].message.clone();
     assert_eq!(
         message(json!({"name": 1})),
         "Invalid value: \"integer\": spec.name in body must be of type string: \"integer\""
@@ -297,7 +299,7 @@ fn rules_see_self_and_old_self() {
     let old =
         widget(json!({"min": 1, "max": 5, "items": [{"id": "a", "v": 1}, {"id": "b", "v": 2}]}));
     assert_eq!(faults(&custom, &old, None), []);
-    let causes = custom.validate(&widget(json!({"min": 7, "max": 4})), Some(&old));
+    let causes = custom.validate(&widget(json!({"min": 7, "max": 4})), Some(&old), &[]);
     assert_eq!(
         causes[0],
         Cause::new(
@@ -315,7 +317,7 @@ fn rules_see_self_and_old_self() {
         )
     );
     let escaped = widget(json!({"min": 1, "max": 5, "foo-bar": {"a_b": "y"}}));
-    let causes = custom.validate(&escaped, None);
+    let causes = custom.validate(&escaped, None, &[]);
     assert_eq!(causes[0].field, "spec.foo-bar");
     assert_eq!(
         causes[0].message,
@@ -336,7 +338,7 @@ fn rules_that_cannot_be_evaluated_refuse_the_object() {
         "type": "object", "properties": {"a": {"type": "string"}},
         "x-kubernetes-validations": [{"rule": "frobnicate(self.a)"}, {"rule": "self.missing == 'x'"}],
     }));
-    let causes = custom.validate(&widget(json!({"a": "x"})), None);
+    let causes = custom.validate(&widget(json!({"a": "x"})), None, &[]);
     assert_eq!(causes.len(), 2, "{causes:?}");
     assert!(causes.iter().all(|cause| cause.field == "spec"));
 }
@@ -391,7 +393,7 @@ fn a_good_definition_has_no_faults() {
 
 #[test]
 fn a_bad_definition_names_each_fault() {
-    let schema = "spec.versions[0].schema.openAPIV3Schema.properties[spec]";
+    let schema = "spec.validation.openAPIV3Schema.properties[spec]";
     let at = |rest: &str| format!("{schema}{rest}");
     let cases = [
         (json!({}), pair("FieldValueRequired", &at(".type"))),
@@ -475,13 +477,10 @@ fn a_bad_definition_names_each_fault() {
             pair("FieldValueInvalid", "spec.group"),
             pair("FieldValueNotSupported", "spec.scope"),
             pair("FieldValueInvalid", "spec.names.plural"),
+            pair("FieldValueInvalid", "spec.additionalPrinterColumns[0].type"),
             pair(
                 "FieldValueInvalid",
-                "spec.versions[0].additionalPrinterColumns[0].type"
-            ),
-            pair(
-                "FieldValueInvalid",
-                "spec.versions[0].additionalPrinterColumns[0].JSONPath"
+                "spec.additionalPrinterColumns[0].JSONPath"
             ),
             pair("FieldValueInvalid", "spec.versions"),
         ]

@@ -66,6 +66,10 @@ pub fn apply(
         time: Some(writer.now.to_owned()),
         fields,
     };
+    let me = Entry {
+        fields: FieldSet::default(),
+        ..mine.clone()
+    };
     let place = managers
         .entries
         .iter()
@@ -97,7 +101,7 @@ pub fn apply(
     strip(&mut managers, place);
     let same = live.is_some() && object == before;
     if same {
-        restore_time(&mut managers, place, last.as_ref());
+        restore_time(&mut managers, &me, last.as_ref());
     }
     managers.store(&mut object);
     if writer.manager == "kubectl" {
@@ -118,12 +122,14 @@ struct Rights<'a> {
 }
 
 fn check(schema: Type<'_>, config: &Value, writer: Writer<'_>) -> Result<(), ApplyError> {
-    let text = |key: &str| config.get(key).and_then(Value::as_str).unwrap_or_default();
-    if text("apiVersion") != writer.api_version {
+    let version = config
+        .get("apiVersion")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    if version != writer.api_version {
+        let kind = kind_title(config);
         return Err(ApplyError::BadRequest(format!(
-            "Incorrect version specified in apply patch. Specified patch version: {}, expected: {}",
-            text("apiVersion"),
-            writer.api_version
+            "invalid object type: {kind}"
         )));
     }
     if managed_fields::managed_fields(config).is_some_and(|entries| !entries.is_null()) {
@@ -142,12 +148,19 @@ fn check(schema: Type<'_>, config: &Value, writer: Writer<'_>) -> Result<(), App
         many => format!("errors:\n  {}", many.join("\n  ")),
     };
     Err(ApplyError::NotTyped(format!(
-        "failed to create typed patch object ({}/{}; {}, Kind={}): {faults}",
+        "failed to create typed patch object ({}/{}; {}): {faults}",
         part("namespace"),
         part("name"),
-        writer.api_version,
-        text("kind"),
+        kind_title(config),
     )))
+}
+
+/// `apps/v1, Kind=Deployment`, or `/v1, Kind=ConfigMap`.
+pub(crate) fn kind_title(object: &Value) -> String {
+    let text = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default();
+    let version = text("apiVersion");
+    let slash = if version.contains('/') { "" } else { "/" };
+    format!("{slash}{version}, Kind={}", text("kind"))
 }
 
 /// The owners so far. An object that nobody tracked belongs to `before-first-apply`.
@@ -280,12 +293,14 @@ fn strip(managers: &mut Managers, place: usize) {
     }
 }
 
-/// An apply that changes no value keeps the time of the one before.
-fn restore_time(managers: &mut Managers, place: usize, last: Option<&Entry>) {
-    if let (Some(entry), Some(last)) = (managers.entries.get_mut(place), last)
-        && entry.is_of_same_manager(last)
+/// An apply that changes no value keeps the time of the one before; a first one has none.
+fn restore_time(managers: &mut Managers, mine: &Entry, last: Option<&Entry>) {
+    if let Some(entry) = managers
+        .entries
+        .iter_mut()
+        .find(|entry| entry.is_of_same_manager(mine))
     {
-        entry.time.clone_from(&last.time);
+        entry.time = last.and_then(|last| last.time.clone());
     }
 }
 

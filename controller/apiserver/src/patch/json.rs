@@ -20,8 +20,13 @@ const OPERATIONS_MAX: usize = 10_000;
 
 /// `document` after all operations of `patch`, or unchanged with the first error.
 pub fn json(document: &Value, patch: &[u8]) -> Result<Value, JsonPatchError> {
-    let operations: Vec<Value> = serde_json::from_slice(patch)
-        .map_err(|error| JsonPatchError::Malformed(format!("error decoding patch: {error}")))?;
+    let malformed = |why: &str| JsonPatchError::Malformed(why.to_owned());
+    let patch: Value =
+        serde_json::from_slice(patch).map_err(|_| malformed("invalid JSON patch"))?;
+    let Value::Array(operations) = patch else {
+        let why = "error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp";
+        return Err(malformed(why));
+    };
     if operations.len() > OPERATIONS_MAX {
         return Err(JsonPatchError::TooMany(operations.len()));
     }
@@ -30,6 +35,27 @@ pub fn json(document: &Value, patch: &[u8]) -> Result<Value, JsonPatchError> {
         run(&mut document, operation)?;
     }
     Ok(document)
+}
+
+/// Fields that operations don't have, as complaints of strict field validation.
+pub fn json_complaints(patch: &[u8]) -> Vec<String> {
+    const KNOWN: [&str; 4] = ["op", "path", "from", "value"];
+    let Ok(operations) = serde_json::from_slice::<Vec<Value>>(patch) else {
+        return Vec::new();
+    };
+    let mut complaints = Vec::new();
+    for (at, operation) in operations.iter().enumerate() {
+        for name in operation
+            .as_object()
+            .into_iter()
+            .flat_map(|operation| operation.keys())
+        {
+            if !KNOWN.contains(&name.as_str()) {
+                complaints.push(format!("json patch unknown field \"[{at}].{name}\""));
+            }
+        }
+    }
+    complaints
 }
 
 fn run(document: &mut Value, operation: &Value) -> Result<(), JsonPatchError> {

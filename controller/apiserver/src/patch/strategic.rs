@@ -14,9 +14,12 @@ pub enum StrategicError {
     /// 400 BadRequest: a directive is malformed.
     #[error("{0}")]
     BadRequest(&'static str),
-    /// 422 Invalid: the patch doesn't fit the object.
+    /// The patch doesn't fit the object; Kubernetes answers 500 with this text.
     #[error("{0}")]
     Failed(String),
+    /// 422 Invalid.
+    #[error("lists of lists are not supported")]
+    ListsOfLists,
 }
 
 /// `document` changed as `patch` says, for a built-in kind's schema. (Custom resources have no such patch: 415.)
@@ -48,7 +51,7 @@ fn merge_map(
         return match directive.as_str() {
             Some("replace") => Ok(patch),
             Some("delete") => Ok(Object::new()),
-            _ => Err(unknown_directive(&directive, &Value::Object(patch))),
+            _ => Err(unknown_directive(&directive, Value::Object(patch))),
         };
     }
     retain_keys(&mut original, &mut patch)?;
@@ -114,9 +117,7 @@ fn merge_list(
         if let Some(Value::Object(_) | Value::Array(_)) =
             old.iter().chain(&new).find(|v| !v.is_string())
         {
-            return Err(StrategicError::Failed(
-                "list element types are not identical".to_owned(),
-            ));
+            return Err(StrategicError::ListsOfLists);
         }
         if deleting {
             return Ok(old
@@ -172,7 +173,12 @@ fn special_elements(
                 let reason = "merging lists cannot yet be specified in the patch";
                 return Err(StrategicError::Failed(reason.to_owned()));
             }
-            Some(other) => return Err(unknown_directive(&Value::String(other.to_owned()), &value)),
+            Some(other) => {
+                return Err(unknown_directive(
+                    &Value::String(other.to_owned()),
+                    value.clone(),
+                ));
+            }
         }
     }
     if replace {
@@ -276,7 +282,8 @@ fn check_order(new: &[Value], order: &[Value], merge_key: &str) -> Result<(), St
     let mut wanted = order.iter();
     for value in new.iter().filter(|value| value.get(PATCH).is_none()) {
         if !wanted.any(|next| is_same(value, next, merge_key)) {
-            let (new, order) = (Value::Array(new.to_vec()), Value::Array(order.to_vec()));
+            let list = |list: &[Value]| printed(&Value::Array(list.to_vec()));
+            let (new, order) = (list(new), list(order));
             return Err(StrategicError::Failed(format!(
                 "The order in patch list:\n{new}\n doesn't match $setElementOrder list:\n{order}\n"
             )));
@@ -362,11 +369,39 @@ fn keys(schema: Type<'_>) -> Option<&StrategicKeys> {
 }
 
 fn no_merge_key(value: &Value, merge_key: &str) -> StrategicError {
+    let map = printed(value);
     StrategicError::Failed(format!(
-        "map: {value} does not contain declared merge key: {merge_key}"
+        "map: {map} does not contain declared merge key: {merge_key}"
     ))
 }
 
-fn unknown_directive(directive: &Value, value: &Value) -> StrategicError {
-    StrategicError::Failed(format!("unknown patch type: {directive} in map: {value}"))
+fn unknown_directive(directive: &Value, mut map: Value) -> StrategicError {
+    if let Some(map) = map.as_object_mut() {
+        map.insert(PATCH.to_owned(), directive.clone());
+    }
+    let (directive, map) = (printed(directive), printed(&map));
+    StrategicError::Failed(format!("unknown patch type: {directive} in map: {map}"))
+}
+
+/// A value as Go's `%v` prints it: `map[a:1 b:[x y]]`.
+pub(crate) fn printed(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(list) => {
+            format!(
+                "[{}]",
+                list.iter().map(printed).collect::<Vec<_>>().join(" ")
+            )
+        }
+        Value::Object(map) => {
+            let mut pairs: Vec<_> = map
+                .iter()
+                .map(|(key, value)| format!("{key}:{}", printed(value)))
+                .collect();
+            pairs.sort();
+            format!("map[{}]", pairs.join(" "))
+        }
+        other => other.to_string(),
+    }
 }

@@ -378,7 +378,7 @@ fn service_ports_are_told_apart_by_port_and_protocol() {
     );
     assert_eq!(
         double.expect_err("two with one key").to_string(),
-        "failed to create typed patch object (/dns; v1, Kind=Service): .spec.ports: duplicate entries for key \
+        "failed to create typed patch object (/dns; /v1, Kind=Service): .spec.ports: duplicate entries for key \
          [port=1,protocol=\"TCP\"]"
     );
 }

@@ -6,6 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::field_set::{Branch, FieldSet, PathElement};
+use super::strategic::printed;
 use crate::schema::{Kind, ListKind, Schema};
 
 /// The schema at a place; none: deduced from the value.
@@ -566,11 +567,16 @@ fn wrong_type(kind: Kind, value: &Value) -> Option<String> {
     if value.is_null() {
         return None;
     }
+    // As Go prints them: the wrapped value, and for strings the wrapper's name too.
+    let shown = || format!("&{{{}}}", printed(value));
     match kind {
-        Kind::Object if !value.is_object() => Some(format!("expected map, got {value}")),
-        Kind::Array if !value.is_array() => Some(format!("expected list, got {value}")),
-        Kind::String if !value.is_string() => Some(format!("expected string, got {value}")),
-        Kind::Boolean if !value.is_boolean() => Some(format!("expected boolean, got {value}")),
+        Kind::Object if !value.is_object() => Some(format!("expected map, got {}", shown())),
+        Kind::Array if !value.is_array() => Some(format!("expected list, got {}", shown())),
+        Kind::String if !value.is_string() => Some(format!(
+            "expected string, got &value.valueUnstructured{{Value:{}}}",
+            printed(value)
+        )),
+        Kind::Boolean if !value.is_boolean() => Some(format!("expected boolean, got {}", shown())),
         Kind::Integer | Kind::Number if !value.is_number() => Some(format!(
             "expected numeric (int or float), got {}",
             go_type(value)

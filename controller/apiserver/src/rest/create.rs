@@ -62,7 +62,7 @@ impl Request<'_> {
         let strategy = self.strategy();
         strategy.prepare_create(&mut object, &ctx)?;
         let mut causes = meta::validate_create(&object, &self.resource, strategy.name_rule());
-        causes.extend(self.validate_custom(&object, None));
+        causes.extend(self.validate_custom(&object, None, &causes));
         causes.extend(strategy.validate_create(&object, &ctx));
         if !causes.is_empty() {
             strategy.abandoned(&object, None, &ctx);

@@ -9,6 +9,7 @@ use super::meta::{self, finalizers, metadata_mut, text};
 use crate::clock::rfc3339;
 use crate::crd;
 use crate::kinds::Lookup as _;
+use crate::patch::{self, FieldSet};
 use crate::resource::Resource;
 use crate::store::{Change, Key, Object, Range, Write};
 
@@ -39,7 +40,8 @@ impl Request<'_> {
             let settled = crd::settled(&current, &others, &now);
             // Served before anybody can read that it is.
             self.core.serve_crd(settled.as_ref().unwrap_or(&current));
-            let Some(settled) = settled else { return };
+            let Some(mut settled) = settled else { return };
+            self.sign_status(&current, &mut settled, &now);
             if self.replace(&self.resource, &settled).await {
                 return;
             }
@@ -49,6 +51,19 @@ impl Request<'_> {
             };
             current = newer;
         }
+    }
+
+    /// The status of a CRD is the server's own.
+    fn sign_status(&self, current: &Value, settled: &mut Value, now: &str) {
+        let writer = patch::Writer {
+            manager: "kube-apiserver",
+            api_version: "apiextensions.k8s.io/v1",
+            subresource: "status",
+            now,
+        };
+        let reset = FieldSet::of_fields(&[&["spec"]]);
+        let schema = self.schema();
+        patch::record_update(schema.as_deref(), Some(current), settled, writer, &reset);
     }
 
     /// After an object has left the store: a CRD that waited for its last instance goes too.

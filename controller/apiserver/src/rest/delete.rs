@@ -138,6 +138,15 @@ impl Request<'_> {
         let waits = !pending(&new).is_empty() || grace > 0;
         if waits {
             self.mark(&mut new, old, grace);
+            if self.is_definition() {
+                // Its own way of being marked: no grace, and no new generation.
+                let metadata = metadata_mut(&mut new);
+                metadata.shift_remove("deletionGracePeriodSeconds");
+                metadata.insert(
+                    "generation".to_owned(),
+                    old["metadata"]["generation"].clone(),
+                );
+            }
             if new == *old {
                 if self.is_definition() && !options.dry_run {
                     self.clear_definition(old).await;

@@ -27,36 +27,44 @@ impl Request<'_> {
         object: &mut Value,
         repeated: Vec<String>,
     ) -> Result<Vec<String>, ApiError> {
+        let decoded = self.decode_fields(object, repeated)?;
+        decoded.map_err(|why| self.cannot_handle(&why))
+    }
+
+    /// As [`Self::check_fields`], where the inner error is the reason alone: a patch tells it differently.
+    pub(super) fn decode_fields(
+        &self,
+        object: &mut Value,
+        repeated: Vec<String>,
+    ) -> Result<Result<Vec<String>, String>, ApiError> {
         let wish = self.field_validation()?;
         let mut texts = repeated;
-        match &self.resource.custom {
-            Some(custom) => {
-                if let Some(schema) = &custom.schema {
-                    let unknown = schema.prune(object);
-                    texts.extend(unknown.iter().map(|path| format!("unknown field {path:?}")));
-                }
-            }
+        let decoded = match &self.resource.custom {
+            Some(custom) => custom.schema.as_deref().map(|schema| {
+                let unknown = crate::crd::decode_metadata(object)?;
+                texts.extend(unknown);
+                let unknown = schema.prune(object);
+                texts.extend(unknown.iter().map(|path| format!("unknown field {path:?}")));
+                Ok(())
+            }),
             None => {
                 let (group, version, kind) = self.expected_type();
-                if let Some(schema) = schema::builtin(&group, &version, &kind) {
-                    let decoded = schema
-                        .decode(object)
-                        .map_err(|why| self.cannot_handle(&why))?;
-                    texts.extend(decoded.messages());
-                }
-            }
-        }
-        match wish {
-            FieldValidation::Strict if !texts.is_empty() => {
-                let message = format!("strict decoding error: {}", texts.join(", "));
-                Err(match self.resource.custom {
-                    Some(_) => ApiError::bad_request(message),
-                    None => self.cannot_handle(&message),
+                schema::builtin(&group, &version, &kind).map(|schema| {
+                    texts.extend(schema.decode(object)?.messages());
+                    Ok(())
                 })
+            }
+        };
+        if let Some(Err(why)) = decoded {
+            return Ok(Err(why));
+        }
+        Ok(match wish {
+            FieldValidation::Strict if !texts.is_empty() => {
+                Err(format!("strict decoding error: {}", texts.join(", ")))
             }
             FieldValidation::Ignore => Ok(Vec::new()),
             FieldValidation::Strict | FieldValidation::Warn => Ok(texts),
-        }
+        })
     }
 
     fn cannot_handle(&self, why: &str) -> ApiError {
@@ -99,11 +107,16 @@ impl Request<'_> {
         }
     }
 
-    /// What a CRD's schema and rules say against an object.
-    pub(super) fn validate_custom(&self, object: &Value, old: Option<&Value>) -> Vec<Cause> {
+    /// What a CRD's schema and rules say against an object that already has these faults.
+    pub(super) fn validate_custom(
+        &self,
+        object: &Value,
+        old: Option<&Value>,
+        faults: &[Cause],
+    ) -> Vec<Cause> {
         let custom = self.resource.custom.as_deref();
         custom
-            .map(|custom| custom.validate(object, old))
+            .map(|custom| custom.validate(object, old, faults))
             .unwrap_or_default()
     }
 }

@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 use http::Response;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Request;
-use super::decode::{parse_json, parse_yaml};
+use super::decode::{joined, parse_json, parse_yaml};
 use super::update::Edited;
 use crate::clock::rfc3339;
 use crate::error::{ApiError, Cause};
@@ -36,14 +36,30 @@ impl Request<'_> {
             return Err(options_invalid("PatchOptions", vec![cause]));
         }
         let (patch, repeated) = match kind {
-            ContentType::JsonPatch => (Value::Null, Vec::new()),
+            ContentType::JsonPatch => (Value::Null, patch::json_complaints(&body)),
             _ => parse_json(&body).map_err(|_| ApiError::bad_request("invalid JSON patch"))?,
         };
+        if patch.is_array() {
+            let why = "error decoding patch: json: cannot unmarshal array into Go value of type \
+                       map[string]interface {}";
+            return Err(ApiError::bad_request(why));
+        }
         let edit = |old: Option<&Value>| -> Result<Edited, ApiError> {
             let old = old.ok_or_else(|| self.not_found())?;
             let object = self.patched(kind, old, &patch, &body)?;
+            self.keeps_uid(&object, old)?;
             let mut object = self.check_type(object)?;
-            let warnings = self.check_fields(&mut object, repeated.clone())?;
+            let warnings = match self.decode_fields(&mut object, repeated.clone())? {
+                Ok(warnings) => warnings,
+                Err(why) => {
+                    let shown = match kind {
+                        ContentType::StrategicMergePatch => patch::printed(&patch),
+                        _ => self.patched(kind, old, &patch, &body)?.to_string(),
+                    };
+                    let cause = Cause::invalid("patch", &Value::String(shown), &why);
+                    return Err(ApiError::invalid("", "", "", vec![cause]));
+                }
+            };
             self.apply_defaults(&mut object);
             Ok(Edited {
                 object,
@@ -52,6 +68,16 @@ impl Request<'_> {
             })
         };
         self.edit(&edit, false, dry_run).await
+    }
+
+    /// A patch can't name another object: to it the uid is a field like any other, which nobody may change.
+    fn keeps_uid(&self, new: &Value, old: &Value) -> Result<(), ApiError> {
+        let (new_uid, old_uid) = (&new["metadata"]["uid"], &old["metadata"]["uid"]);
+        if new_uid.is_null() || new_uid == old_uid {
+            return Ok(());
+        }
+        let cause = Cause::invalid("metadata.uid", new_uid, "field is immutable");
+        Err(self.invalid(old, vec![cause]))
     }
 
     fn patched(
@@ -73,7 +99,8 @@ impl Request<'_> {
                     .ok_or_else(|| ApiError::unsupported_media_type(CUSTOM_PATCH_TYPES))?;
                 patch::strategic(&schema, old.clone(), patch.clone()).map_err(|error| match error {
                     StrategicError::BadRequest(why) => ApiError::bad_request(why),
-                    StrategicError::Failed(_) => ApiError::unprocessable(),
+                    StrategicError::Failed(why) => ApiError::unknown(why),
+                    StrategicError::ListsOfLists => ApiError::unprocessable(),
                 })
             }
             _ => {
@@ -92,8 +119,13 @@ impl Request<'_> {
         let force = self.query.flag("force") == Some(true);
         let config = parse_yaml(body)
             .map_err(|why| ApiError::bad_request(format!("error encoding patch: {why}")))?;
-        if config["kind"].as_str().is_none_or(str::is_empty) {
-            return Err(ApiError::bad_request("invalid object type: /, Kind="));
+        let (group, version, kind) = self.expected_type();
+        let wanted = json!({"apiVersion": joined(&group, &version), "kind": kind});
+        if patch::kind_title(&config) != patch::kind_title(&wanted) {
+            let given = patch::kind_title(&config);
+            return Err(ApiError::bad_request(format!(
+                "invalid object type: {given}"
+            )));
         }
         let config = self.check_type(config)?;
         let version = self.resource.api_version();
@@ -111,6 +143,9 @@ impl Request<'_> {
                     }
                 })?;
             let mut object = applied.object;
+            if let Some(old) = old {
+                self.keeps_uid(&object, old)?;
+            }
             let warnings = self.check_fields(&mut object, Vec::new())?;
             self.apply_defaults(&mut object);
             Ok(Edited {

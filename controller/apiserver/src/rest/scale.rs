@@ -43,7 +43,9 @@ impl Request<'_> {
         let kind = ContentType::of_patch(self.headers)?;
         let (change, warnings) = match kind {
             ContentType::JsonPatch => (Value::Null, Vec::new()),
-            ContentType::ApplyPatch => (parse_yaml(body).map_err(ApiError::bad_request)?, Vec::new()),
+            ContentType::ApplyPatch => {
+                (parse_yaml(body).map_err(ApiError::bad_request)?, Vec::new())
+            }
             _ => parse_json(body).map_err(ApiError::bad_request)?,
         };
         let edit = |scale: &Value| match kind {

@@ -223,7 +223,7 @@ impl Request<'_> {
             self.next_generation(&mut new, old);
         }
         let mut causes = meta::validate_update(&new, old);
-        causes.extend(self.validate_custom(&new, Some(old)));
+        causes.extend(self.validate_custom(&new, Some(old), &causes));
         causes.extend(strategy.validate_update(&new, old, &ctx));
         if causes.is_empty() {
             crate::patch::keep_times_if_same(old, &mut new);

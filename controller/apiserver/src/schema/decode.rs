@@ -38,10 +38,15 @@ impl Schema {
             .and_then(Value::as_str)
             .unwrap_or_default()
             .to_owned();
+        self.decode_as(&kind, value)
+    }
+
+    /// As [`Schema::decode`], for a value whose type has this name in errors.
+    pub(crate) fn decode_as(&self, kind: &str, value: &mut Value) -> Result<Decoded, String> {
         let mut decoder = Decoder {
             unknown: Vec::new(),
         };
-        decoder.value(self, value, &Path::ROOT, &kind)?;
+        decoder.value(self, value, &Path::ROOT, kind)?;
         Ok(Decoded {
             unknown: decoder.unknown,
         })
@@ -62,6 +67,12 @@ impl Decoder {
     ) -> Result<(), String> {
         let target = schema.target();
         match (target.kind, &mut *value) {
+            (Kind::Any, Value::Object(map)) if holds_schema(schema.type_name()) => {
+                match super::definition(JSON_SCHEMA) {
+                    Some(target) => self.object(&target, map, path, owner),
+                    None => Ok(()),
+                }
+            }
             (Kind::Any, _) => Ok(()),
             (Kind::Object, Value::Object(map)) => {
                 let owner = match schema.type_name() {
@@ -133,6 +144,7 @@ impl Decoder {
                 return !is_omitted(target, name, schema, value);
             }
             if let Some(schema) = target.additional.as_deref() {
+                let child = path.key(name);
                 if value.is_null() && schema.target().kind == Kind::String {
                     *value = Value::String(String::new());
                 }
@@ -150,7 +162,7 @@ impl Decoder {
     fn list(
         &mut self,
         target: &Schema,
-        list: &mut Vec<Value>,
+        list: &mut [Value],
         path: &Path<'_>,
         owner: &str,
     ) -> Result<(), String> {
@@ -170,6 +182,14 @@ impl Decoder {
         Ok(())
     }
 }
+
+/// Types of a CRD's schema that are published as anything, and hold a schema where they hold an object.
+fn holds_schema(name: &str) -> bool {
+    matches!(name, "JSONSchemaPropsOrArray" | "JSONSchemaPropsOrBool")
+}
+
+const JSON_SCHEMA: &str =
+    "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
 
 /// Optional lists and free-key maps are left out when empty (`omitempty`); an empty struct is not.
 fn is_omitted(parent: &Schema, name: &str, schema: &Schema, value: &Value) -> bool {

@@ -11,6 +11,8 @@ pub(crate) struct Path<'a> {
 #[derive(Debug, Clone, Copy)]
 enum Segment<'a> {
     Field(&'a str),
+    /// An entry of a map with free keys.
+    Key(&'a str),
     Index(usize),
 }
 
@@ -24,6 +26,13 @@ impl<'a> Path<'a> {
         Path {
             parent: Some(self),
             segment: Segment::Field(name),
+        }
+    }
+
+    pub(crate) fn key(&'a self, key: &'a str) -> Self {
+        Path {
+            parent: Some(self),
+            segment: Segment::Key(key),
         }
     }
 
@@ -54,8 +63,8 @@ impl<'a> Path<'a> {
         };
         let started = parent.write(out)?;
         match self.segment {
-            Segment::Field(name) if started => write!(out, ".{name}")?,
-            Segment::Field(name) => out.write_str(name)?,
+            Segment::Field(name) | Segment::Key(name) if started => write!(out, ".{name}")?,
+            Segment::Field(name) | Segment::Key(name) => out.write_str(name)?,
             Segment::Index(at) => write!(out, "[{at}]")?,
         }
         Ok(true)

@@ -75,7 +75,7 @@ fn decoding_a_wrong_type_reads_as_go_prints_it() {
         ),
         (
             json!({"kind": "Deployment", "metadata": {"labels": {"a": 1}}}),
-            "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels.a of type string",
+            "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string",
         ),
         (
             json!({"kind": "Deployment", "spec": {"replicas": 1.5}}),

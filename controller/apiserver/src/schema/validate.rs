@@ -51,9 +51,12 @@ fn node(schema: &Schema, value: &Value, old: Option<&Value>, path: &str, causes:
     }
     match value {
         Value::String(text) => string(target, checks, text, path, causes),
-        Value::Number(_) => checks
-            .into_iter()
-            .for_each(|c| number(c, value, path, causes)),
+        Value::Number(_) => {
+            in_range(target, value, path, causes);
+            checks
+                .into_iter()
+                .for_each(|c| number(c, value, path, causes));
+        }
         Value::Array(list) => array(target, list, old, path, causes),
         Value::Object(map) => object(target, map, old, path, causes),
         _ => {}
@@ -172,6 +175,28 @@ fn string(
     if !target.format.is_empty() && !strings::has_format(text, &target.format) {
         let detail = format!("{name} in body must be of type {}: {text:?}", target.format);
         causes.push(Cause::type_invalid(field(path), &json!(text), &detail));
+    }
+}
+
+/// Integers must fit their format, 64 bits without one.
+fn in_range(target: &Schema, value: &Value, path: &str, causes: &mut Vec<Cause>) {
+    if target.kind != Kind::Integer {
+        return;
+    }
+    let (fits, format) = match (&*target.format, value.as_i64()) {
+        ("int32", number) => (
+            number.is_some_and(|n| i32::try_from(n).is_ok()),
+            "with format int32",
+        ),
+        ("int64", number) => (number.is_some(), "with format int64"),
+        (_, number) => (number.is_some(), "(default format)"),
+    };
+    let whole = value
+        .as_f64()
+        .is_some_and(|n| n.fract() == 0.0 && n.abs() < i64::MAX as f64);
+    if !fits && !(whole && &*target.format != "int32") {
+        let detail = format!("Checked value must be of type integer {format} in {path}");
+        causes.push(whole_object(&detail));
     }
 }
 
@@ -383,8 +408,15 @@ fn field(path: &str) -> String {
 }
 
 fn is_integer(value: &Value) -> bool {
-    value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|n| n.fract() == 0.0)
+    value.is_i64()
+        || value.is_u64()
+        || value
+            .as_f64()
+            .is_some_and(|n| n.fract() == 0.0 && n.abs() < EXACT_MAX)
 }
+
+/// Beyond this a float isn't surely the integer that was meant.
+const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 
 /// Numbers are equal by value: `1` and `1.0` are one.
 fn equal(a: &Value, b: &Value) -> bool {

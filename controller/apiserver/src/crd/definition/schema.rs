@@ -360,7 +360,7 @@ fn merging(schema: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
             "object",
             &["atomic", "granular"][..],
         ),
-        ("x-kubernetes-list-type", "array", &["atomic", "map", "set"]),
+        ("x-kubernetes-list-type", "array", &["atomic", "set", "map"]),
     ];
     for (key, wanted, values) in types {
         let Some(value) = schema.get(key).and_then(Value::as_str) else {
@@ -403,7 +403,8 @@ fn set_elements(schema: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
             errors.invalid(&below.child("x-kubernetes-list-type"), list, detail);
         }
         "object" if map != "atomic" => {
-            errors.invalid(&below.child("x-kubernetes-map-type"), map, detail);
+            let shown = element["x-kubernetes-map-type"].clone();
+            errors.invalid(&below.child("x-kubernetes-map-type"), shown, detail);
         }
         _ => {}
     }
@@ -547,9 +548,8 @@ fn defaults(schema: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
             };
             errors.push(Cause::new(reason, field, message));
         }
-        if let [first, ..] = compiled.unknown_fields(default).as_slice() {
-            let detail = format!("must not have unknown fields: {first}");
-            errors.invalid(&here, default.clone(), &detail);
+        if !compiled.unknown_fields(default).is_empty() {
+            errors.invalid(&here, default.clone(), "must not have unknown fields");
         }
     }
     let fields = path.child("properties");

@@ -78,7 +78,10 @@ impl Plug {
     fn await_sync(&self) {
         let mut gate = self.0.gate.lock();
         let patience = std::time::Duration::from_secs(20);
-        let late = self.0.moved.wait_while_for(&mut gate, |gate| !gate.waiting, patience);
+        let late = self
+            .0
+            .moved
+            .wait_while_for(&mut gate, |gate| !gate.waiting, patience);
         assert!(!late.timed_out(), "a commit syncs");
     }
 }
