@@ -20,17 +20,24 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     access_log::sink::Sinks,
     admin::{self, Context as AdminContext, Question, Status},
-    control::Control,
+    control::{Control, Options, chain},
     directory::Signal,
     health::io::Prober,
     metrics::{Metrics, ReloadResult},
     settings::{Flags, Settings},
     source::{self, Refusal, file::FileSource},
     tcp::Fleet,
+    upgrade::{
+        Inheritance,
+        io::{HandOverError, Taking},
+        systemd::Notifier,
+    },
 };
 
+mod successor;
 mod threads;
 
+use successor::{Step, Takers};
 use threads::Threads;
 
 /// A running proxy.
@@ -53,6 +60,8 @@ pub struct App {
     first_round: Option<(Token, Tick)>,
     status: Status,
     questions: mpsc::Receiver<Question>,
+    takers: Takers,
+    notifier: Notifier,
 }
 
 /// Something happened.
@@ -68,6 +77,7 @@ enum Event {
     /// A deadline came.
     Time,
     ThreadLost(String),
+    Taker(Step),
 }
 
 // === impl App ===
@@ -79,6 +89,7 @@ impl App {
         settings: Settings,
         source: FileSource,
         clock: Clock,
+        inherited: Inheritance,
     ) -> anyhow::Result<Self> {
         let signals = Signals::listen().context("taking over signals")?;
         let metrics = Metrics::new(settings.workers);
@@ -86,14 +97,19 @@ impl App {
             .context("creating the data threads' mailboxes")?;
         let sinks = Sinks::new(settings.workers, metrics.clone());
         let seed = threads::seed();
-        let budget = threads::listener_budget();
-        let mut control = Control::new(fleet.clone(), clock.clone(), sinks, seed, budget);
+        let options = Options {
+            seed,
+            fd_budget: threads::listener_budget(),
+            inherited,
+        };
+        let mut control = Control::new(fleet.clone(), clock.clone(), sinks, options);
         let first = snapshot::diff(control.snapshot(), &source.current().snapshot);
         let applied = control.apply(first);
         if !applied.problems.is_empty() {
             let problems: Vec<String> = applied.problems.iter().map(ToString::to_string).collect();
             bail!("{}", problems.join("\n"));
         }
+        control.drop_inherited();
         let threads = Threads::start(&fleet, seed).context("starting the data threads")?;
         let mut tasks = Tasks::new(clock.clone());
         let (sender, events) = mpsc::channel(source::EVENTS_MAX);
@@ -124,6 +140,8 @@ impl App {
         };
         status.applied(&applied.problems, clock.now());
         Ok(Self {
+            takers: Takers::new(),
+            notifier: Notifier::from_env(),
             departure: Departure::new(settings.drain),
             flags,
             settings,
@@ -144,6 +162,28 @@ impl App {
         })
     }
 
+    /// Tells the process that this one takes over from, if any, and the service manager that it
+    /// accepts connections now.
+    pub async fn announce(&mut self, taking: Option<Taking>) {
+        if let Some(taking) = taking
+            && let Err(error) = taking.ready().await
+        {
+            tracing::warn!(
+                error = chain(&error),
+                "the former process said no last word"
+            );
+        }
+        self.notifier.ready();
+        if let Some(path) = &self.flags.takeover
+            && let Err(error) = self.takers.open_door(path)
+        {
+            tracing::error!(
+                error = chain(&error),
+                "no successor can take over by --takeover"
+            );
+        }
+    }
+
     /// Runs until the process has left in order, or a data thread is lost.
     pub async fn run(mut self) -> anyhow::Result<()> {
         let lost = loop {
@@ -160,6 +200,7 @@ impl App {
                 Event::Probed(answer) => self.control.observe([answer]),
                 Event::Time => self.control.advance(),
                 Event::ThreadLost(reason) => break Some(reason),
+                Event::Taker(step) => self.hand_over(step).await,
             }
             for job in self.control.take_probes() {
                 self.prober.start(job);
@@ -194,6 +235,7 @@ impl App {
             Some(question) = self.questions.recv() => Event::Asked(question),
             answer = self.prober.answer() => Event::Probed(answer),
             reason = self.threads.lost() => Event::ThreadLost(reason),
+            step = self.takers.next() => Event::Taker(step),
             () = tokio::time::sleep(wait) => Event::Time,
         }
     }
@@ -246,12 +288,17 @@ impl App {
         match request {
             Request::Leave => {
                 tracing::info!(sessions = self.fleet.sessions(), "asked to leave");
+                self.notifier.stopping();
                 let before = self.departure.phase();
                 let phase = self.departure.leave(self.clock.now());
                 self.note_phase(before, phase);
             }
             Request::Reload => self.reload.send_modify(|count| *count += 1),
-            Request::Upgrade => tracing::warn!("upgrade by signal is not available yet"),
+            Request::Upgrade => {
+                if let Err(error) = self.takers.start_child(self.control.offer()) {
+                    self.takers_failed(&error);
+                }
+            }
         }
     }
 
@@ -262,6 +309,26 @@ impl App {
         {
             self.first_round = None;
         }
+    }
+
+    async fn hand_over(&mut self, step: Step) {
+        match step {
+            Step::Knocked(channel) => self.takers.give(channel, None, self.control.offer()),
+            Step::Failed(error) => self.takers_failed(&error),
+            Step::Ready(taker) => {
+                self.metrics.process.ready.set(0);
+                self.control.release_listeners();
+                self.departure.hand_over(self.clock.now());
+                taker.release().await;
+                let sessions = self.fleet.sessions();
+                tracing::info!(sessions, "handed over; live sessions finish here");
+            }
+        }
+    }
+
+    fn takers_failed(&self, error: &HandOverError) {
+        let error = chain(error);
+        tracing::warn!(error, "no hand-over took place; this process serves on");
     }
 
     fn advance_departure(&mut self) -> Phase {

@@ -28,7 +28,8 @@ use crate::{
     directory::{Directory, Signal},
     health::probe::Job,
     metrics::Metrics,
-    tcp::Fleet,
+    tcp::{Fleet, Queues},
+    upgrade::{Inheritance, Offer},
 };
 
 pub mod drains;
@@ -55,6 +56,17 @@ pub struct Control {
     addresses: BTreeMap<Box<str>, Vec<IpAddr>>,
 }
 
+/// What it starts with.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// Random bits that nobody outside knows.
+    pub seed: u64,
+    /// How many listening sockets there may be.
+    pub fd_budget: usize,
+    /// What an earlier process left.
+    pub inherited: Inheritance,
+}
+
 /// What came of a batch.
 #[derive(Debug, Default)]
 pub struct Applied {
@@ -67,15 +79,20 @@ pub struct Applied {
 // === impl Control ===
 
 impl Control {
-    /// Nothing configured. `fd_budget`: how many listening sockets there may be.
-    pub fn new(fleet: Arc<Fleet>, clock: Clock, sinks: Sinks, seed: u64, fd_budget: usize) -> Self {
+    /// Nothing configured.
+    pub fn new(fleet: Arc<Fleet>, clock: Clock, sinks: Sinks, options: Options) -> Self {
+        let Options {
+            seed,
+            fd_budget,
+            inherited,
+        } = options;
         let metrics: Arc<Metrics> = fleet.metrics.clone();
         Self {
             clock,
             snapshot: Snapshot::default(),
             directory: Directory::new(seed),
             routes: Routes::new(metrics, sinks, seed),
-            listeners: Listeners::new(fleet.clone(), fd_budget),
+            listeners: Listeners::new(fleet.clone(), fd_budget, inherited),
             leaving: Leaving::default(),
             drains: Drains::default(),
             addresses: BTreeMap::new(),
@@ -179,8 +196,27 @@ impl Control {
 
     /// Lets go of every listener, each after its queue is empty.
     pub fn close_listeners(&mut self) {
-        self.fleet.drain();
+        self.fleet.drain(Queues::Empty);
         self.listeners.forget();
+    }
+
+    /// What a successor gets.
+    pub fn offer(&self) -> Offer {
+        Offer {
+            sockets: self.listeners.offer(),
+            parcels: Vec::new(),
+        }
+    }
+
+    /// Leaves every listener, with what waits in its queue, to a successor.
+    pub fn release_listeners(&mut self) {
+        self.fleet.drain(Queues::Leave);
+        self.listeners.forget();
+    }
+
+    /// Closes what was inherited and isn't asked for; call it once the first file is applied.
+    pub fn drop_inherited(&mut self) {
+        self.listeners.drop_inherited();
     }
 
     fn reroute(&mut self, touched: &Touched) -> Vec<Problem> {
@@ -229,6 +265,18 @@ impl Control {
     }
 }
 
+/// The error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
 /// What a session is told that ends because its endpoint left.
 fn reason_of(kind: &crate::directory::ChangeKind) -> Option<Reason> {
     use crate::directory::ChangeKind;
@@ -239,6 +287,3 @@ fn reason_of(kind: &crate::directory::ChangeKind) -> Option<Reason> {
         ChangeKind::Usable => None,
     }
 }
-
-#[cfg(test)]
-mod tests;

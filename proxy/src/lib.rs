@@ -20,6 +20,7 @@ pub mod source;
 pub mod sys;
 pub mod tcp;
 pub mod udp;
+pub mod upgrade;
 pub mod view;
 
 #[cfg(test)]

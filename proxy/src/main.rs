@@ -8,6 +8,11 @@ use fairlead_proxy::{
     app::App,
     settings::{Flags, LogFormat, Settings},
     source::file::FileSource,
+    upgrade::{
+        Inheritance,
+        io::{Channel, Taking},
+        systemd,
+    },
 };
 use fairlead_runtime::{clock::Clock, logging};
 
@@ -45,7 +50,25 @@ fn run(flags: &Flags, clock: Clock) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let app = App::start(flags.clone(), settings, source, clock)?;
+        let (inherited, taking) = inherit(flags).await?;
+        let mut app = App::start(flags.clone(), settings, source, clock, inherited)?;
+        app.announce(taking).await;
         app.run().await
     })
+}
+
+/// What an earlier process left: it hands over now, or the service manager kept it.
+async fn inherit(flags: &Flags) -> anyhow::Result<(Inheritance, Option<Taking>)> {
+    let channel = match (Channel::from_parent()?, &flags.takeover) {
+        (Some(parent), _) => Some(parent),
+        (None, Some(path)) => Channel::find(path)?,
+        (None, None) => None,
+    };
+    match channel {
+        None => Ok((systemd::inheritance(), None)),
+        Some(channel) => {
+            let (inherited, taking) = channel.take().await?;
+            Ok((inherited, Some(taking)))
+        }
+    }
 }

@@ -6,12 +6,14 @@
 //! | module | what it wraps |
 //! |---|---|
 //! | [`datagram`] | batches of datagrams, with packet info, GRO and GSO |
+//! | [`fdpass`] | descriptors over Unix sockets, and from a service manager |
 //! | [`pipe`] | pipes for `splice(2)`, and the two halves of a splice |
 //! | [`poll`] | epoll, edge-triggered |
 //! | [`tcp`] | accept, connect, receive, send, options, the ways to close |
 //! | [`wake`] | a counter that wakes a thread which waits in [`poll`] |
 
 pub(crate) mod datagram;
+pub mod fdpass;
 pub mod pipe;
 pub mod poll;
 pub mod tcp;

@@ -91,8 +91,6 @@ pub(crate) enum Command {
     },
     /// Empty the listener's queue, then close it.
     Unlisten { id: u32 },
-    /// Leave the listener to another process, with what waits in its queue.
-    Detach { id: u32 },
     /// Reset the sessions of an endpoint, at the pace of its service.
     Cut {
         endpoint: EndpointId,
@@ -100,9 +98,18 @@ pub(crate) enum Command {
         cancelled: Arc<AtomicBool>,
     },
     /// Close all listeners and tell when the last session has ended.
-    Drain,
+    Drain(Queues),
     /// Reset what lives and end.
     End,
+}
+
+/// What becomes of connections that wait in a queue when its listener is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queues {
+    /// They are accepted first.
+    Empty,
+    /// They are left to another process that has the same socket.
+    Leave,
 }
 
 /// An accepted connection.
@@ -160,11 +167,6 @@ impl Fleet {
         self.mailboxes[thread].post(Command::Unlisten { id });
     }
 
-    /// Lets thread `thread` stop accepting from `id`, whose queue another process empties.
-    pub fn detach(&self, thread: usize, id: u32) {
-        self.mailboxes[thread].post(Command::Detach { id });
-    }
-
     /// Resets the sessions of an endpoint, paced; raise the answer to stop that.
     pub fn cut(&self, endpoint: EndpointId, reason: Reason) -> Arc<AtomicBool> {
         let cancelled = Arc::new(AtomicBool::new(false));
@@ -178,11 +180,10 @@ impl Fleet {
         cancelled
     }
 
-    /// Closes all listeners, each after its queue is empty. [`Reports::wait`] wakes when a thread
-    /// has no session left.
-    pub fn drain(&self) {
+    /// Closes all listeners for good. [`Reports::wait`] wakes when a thread has no session left.
+    pub fn drain(&self, queues: Queues) {
         for mailbox in &self.mailboxes {
-            mailbox.post(Command::Drain);
+            mailbox.post(Command::Drain(queues));
         }
     }
 

@@ -6,92 +6,20 @@
 #[allow(dead_code, reason = "shared with the other test program")]
 mod support;
 
+#[path = "process/harness.rs"]
+mod harness;
+#[path = "process/upgrade.rs"]
+mod upgrade;
+
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
-    path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    net::TcpStream,
+    process::Command,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use support::{PATIENCE, Server, exchange, file, free_addr, wait};
-
-struct Process {
-    child: Child,
-    front: SocketAddr,
-    folder: tempfile::TempDir,
-}
-
-impl Process {
-    fn start(text: &str, arguments: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let front = free_addr();
-        let mut process = Self {
-            child: Command::new("true").spawn().unwrap(),
-            front,
-            folder,
-        };
-        process.write(text);
-        process.child.wait().unwrap();
-        process.child = Command::new(env!("CARGO_BIN_EXE_fairlead-proxy"))
-            .arg("--config")
-            .arg(process.path())
-            .args(arguments)
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        wait("the frontend", || TcpStream::connect(front).is_ok());
-        process
-    }
-
-    fn path(&self) -> PathBuf {
-        self.folder.path().join("proxy.yaml")
-    }
-
-    /// Replaces the file in one step.
-    fn write(&self, text: &str) {
-        let log = self.folder.path().join("log");
-        let text = text
-            .replace("$FRONT", &self.front.to_string())
-            .replace("$LOG", &log.display().to_string());
-        let next = self.folder.path().join("next");
-        std::fs::write(&next, text).unwrap();
-        std::fs::rename(next, self.path()).unwrap();
-    }
-
-    fn connect(&self) -> TcpStream {
-        let client = TcpStream::connect(self.front).unwrap();
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
-        client
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-s", name, &pid]).status();
-        assert!(sent.unwrap().success());
-    }
-
-    fn ended(&mut self) -> ExitStatus {
-        let mut status = None;
-        wait("the process to end", || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
-        status.unwrap()
-    }
-
-    fn fds(&self) -> usize {
-        let folder = format!("/proc/{}/fd", self.child.id());
-        std::fs::read_dir(Path::new(&folder)).unwrap().count()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
+use harness::Process;
+use support::{Server, exchange, file, wait};
 
 #[test]
 fn asked_to_leave_it_lets_sessions_finish_and_exits_with_success() {

@@ -95,6 +95,15 @@ impl Departure {
         }
     }
 
+    /// A successor accepts now: drains from here on, without a delay.
+    pub fn hand_over(&mut self, now: Tick) -> Phase {
+        if self.phase < Phase::Draining {
+            self.phase = Phase::Draining;
+            self.until = Some(now + self.limits.drain_timeout);
+        }
+        self.phase
+    }
+
     /// Time passed, or the last session ended (`idle`): the phase that holds now.
     pub fn step(&mut self, now: Tick, idle: bool) -> Phase {
         let due = self.until.is_some_and(|until| now >= until);

@@ -230,8 +230,13 @@ impl Rig {
         let metrics = Metrics::new(1);
         let fleet = Fleet::new(1, metrics.clone(), clock.clone()).unwrap();
         let sinks = Sinks::new(1, metrics.clone());
+        let options = Options {
+            seed: 7,
+            fd_budget: 10,
+            ..Options::default()
+        };
         let mut rig = Self {
-            control: Control::new(fleet, clock.clone(), sinks, 7, 10),
+            control: Control::new(fleet, clock.clone(), sinks, options),
             status: Status::default(),
             clock,
             metrics,

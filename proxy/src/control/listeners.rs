@@ -1,16 +1,21 @@
 //! The listening sockets, kept in step with the plan.
 
-use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd as _, OwnedFd},
+    sync::Arc,
+};
 
-use fairlead_config::problem::Problem;
+use fairlead_config::{frontend::Protocol, problem::Problem};
 
 use crate::{
-    sockets::{Bind, Planned, Spread, io, plan},
+    sockets::{Bind, Planned, io, plan},
     sys::tcp::{self, Liveness},
     tcp::{
         Fleet,
         route::{Route, liveness},
     },
+    upgrade::{Inheritance, SocketRow, systemd::Notifier},
 };
 
 /// What is listened on.
@@ -21,26 +26,36 @@ pub(super) struct Listeners {
     bound: BTreeMap<Bind, Bound>,
     failed: usize,
     next_id: u32,
+    inherited: Inheritance,
+    notifier: Notifier,
 }
 
 #[derive(Debug)]
 struct Bound {
-    spread: Spread,
     liveness: Liveness,
-    /// By thread, from the first of the spread.
-    sockets: Vec<(u32, Arc<OwnedFd>)>,
+    sockets: Vec<Listening>,
+}
+
+#[derive(Debug)]
+struct Listening {
+    thread: usize,
+    id: u32,
+    socket: Arc<OwnedFd>,
 }
 
 // === impl Listeners ===
 
 impl Listeners {
-    pub(super) fn new(fleet: Arc<Fleet>, fd_budget: usize) -> Self {
+    /// None yet; `inherited` ones are used before new ones are bound.
+    pub(super) fn new(fleet: Arc<Fleet>, fd_budget: usize, inherited: Inheritance) -> Self {
         Self {
             fleet,
             fd_budget,
             bound: BTreeMap::new(),
             failed: 0,
             next_id: 0,
+            inherited,
+            notifier: Notifier::from_env(),
         }
     }
 
@@ -78,7 +93,7 @@ impl Listeners {
                 continue;
             };
             if let Err(error) = self.put_one(*bind, planned, liveness) {
-                problems.push(problem(planned.asked_by.as_str(), chain(&error)));
+                problems.push(problem(planned.asked_by.as_str(), super::chain(&error)));
             }
         }
         for (bind, asked_by) in &plan.refused {
@@ -93,6 +108,23 @@ impl Listeners {
         problems
     }
 
+    /// Every socket, for a successor.
+    pub(super) fn offer(&self) -> Vec<(SocketRow, Arc<OwnedFd>)> {
+        let all = self.bound.iter().flat_map(|(bind, bound)| {
+            let sockets = bound.sockets.iter();
+            sockets.map(|listening| (row(*bind), listening.socket.clone()))
+        });
+        all.collect()
+    }
+
+    /// Closes inherited sockets that nothing asked for.
+    pub(super) fn drop_inherited(&mut self) {
+        for (row, _) in std::mem::take(&mut self.inherited.sockets) {
+            tracing::info!(addr = %row.addr, "an inherited socket is no longer asked for");
+            self.notifier.forget(&row);
+        }
+    }
+
     /// Forgets all; the data threads close them.
     pub(super) fn forget(&mut self) {
         self.bound.clear();
@@ -105,41 +137,51 @@ impl Listeners {
         liveness: &Liveness,
     ) -> Result<(), io::BindError> {
         if let Some(bound) = self.bound.get_mut(&bind) {
-            if bound.liveness != *liveness {
+            if bind.protocol == Protocol::Tcp && bound.liveness != *liveness {
                 bound.liveness = *liveness;
-                for (_, socket) in &bound.sockets {
+                for listening in &bound.sockets {
                     // Sessions to come inherit it; a listener refuses none of these options.
-                    let _set = tcp::set_liveness(socket, liveness);
+                    let _set = tcp::set_liveness(&listening.socket, liveness);
                 }
             }
             // A spread that changed keeps its sockets: hand-off evens the sessions out.
             return Ok(());
         }
         let threads = planned.spread.threads(self.fleet.threads());
-        let probe = !self.overlaps(bind);
-        let sockets = io::bind(bind, threads.len(), liveness, &planned.asked_by, probe)?;
-        let mut bound = Bound {
-            spread: planned.spread,
-            liveness: *liveness,
-            sockets: Vec::with_capacity(sockets.len()),
-        };
-        for (thread, socket) in threads.zip(sockets) {
-            let id = self.next_id;
-            self.next_id += 1;
-            let socket = Arc::new(socket);
-            bound.sockets.push((id, socket.clone()));
-            self.fleet.listen(thread, id, socket, bind);
+        let mut sockets = self.inherited.take_bind(bind);
+        if sockets.is_empty() {
+            let probe = !self.overlaps(bind);
+            sockets = io::bind(bind, threads.len(), liveness, &planned.asked_by, probe)?;
+        } else if bind.protocol == Protocol::Tcp {
+            for socket in &sockets {
+                let _set = tcp::set_liveness(socket, liveness);
+            }
         }
-        self.bound.insert(bind, bound);
+        // Inherited ones may be more or fewer than threads: each has a thread, and hand-off evens
+        // the sessions out.
+        let sockets = sockets.into_iter().zip(threads.cycle());
+        let sockets = sockets.map(|(socket, thread)| self.listen(bind, thread, socket));
+        let sockets = sockets.collect();
+        let liveness = *liveness;
+        self.bound.insert(bind, Bound { liveness, sockets });
         Ok(())
+    }
+
+    fn listen(&mut self, bind: Bind, thread: usize, socket: OwnedFd) -> Listening {
+        let id = self.next_id;
+        self.next_id += 1;
+        let socket = Arc::new(socket);
+        self.notifier.store(&row(bind), socket.as_fd());
+        self.fleet.listen(thread, id, socket.clone(), bind);
+        Listening { thread, id, socket }
     }
 
     fn close(&mut self, bind: Bind) {
         if let Some(bound) = self.bound.remove(&bind) {
-            let threads = bound.spread.threads(self.fleet.threads());
-            for (thread, (id, socket)) in threads.zip(bound.sockets) {
-                drop(socket);
-                self.fleet.unlisten(thread, id);
+            self.notifier.forget(&row(bind));
+            for listening in bound.sockets {
+                drop(listening.socket);
+                self.fleet.unlisten(listening.thread, listening.id);
             }
         }
     }
@@ -157,18 +199,13 @@ impl Listeners {
     }
 }
 
-fn problem(frontend: &str, message: String) -> Problem {
-    Problem::resource("frontend", frontend, "address", message)
+fn row(bind: Bind) -> SocketRow {
+    SocketRow {
+        role: bind.protocol.into(),
+        addr: bind.addr,
+    }
 }
 
-/// The error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
+fn problem(frontend: &str, message: String) -> Problem {
+    Problem::resource("frontend", frontend, "address", message)
 }

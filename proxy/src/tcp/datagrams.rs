@@ -44,6 +44,15 @@ impl Worker {
         }
     }
 
+    /// Leaves every socket to another process that has it, too.
+    pub(crate) fn leave_datagrams(&mut self) {
+        if let Some(datagrams) = &mut self.datagrams {
+            for id in datagrams.listener_ids() {
+                datagrams.unlisten(&Watcher(&self.poller), id, Reason::Shutdown);
+            }
+        }
+    }
+
     pub(crate) fn datagrams_ready(&mut self, slot: u32) {
         let Some(datagrams) = &mut self.datagrams else {
             return;

@@ -25,7 +25,7 @@ use fairlead_config::frontend::Protocol;
 use fairlead_runtime::clock::Tick;
 
 use super::{
-    Command, Fleet,
+    Command, Fleet, Queues,
     accept::{Listener, spare, watch},
     close::reason_of,
     handoff::{Gauge, WINDOW},
@@ -359,19 +359,21 @@ impl Worker {
                     Protocol::Tcp => self.listen(id, socket, bind.addr),
                     Protocol::Udp => self.listen_datagrams(id, socket, bind.addr),
                 },
-                Command::Unlisten { id } => self.unlisten(id, true),
-                Command::Detach { id } => self.unlisten(id, false),
+                Command::Unlisten { id } => self.unlisten(id, Queues::Empty),
                 Command::Cut {
                     endpoint,
                     reason,
                     cancelled,
                 } => self.begin_cut(endpoint, reason, &cancelled),
-                Command::Drain => {
+                Command::Drain(queues) => {
                     self.state = State::Draining;
                     for slot in 0..self.listeners.len() {
                         if let Some(Some(listener)) = self.listeners.get(slot) {
-                            self.unlisten(listener.id, true);
+                            self.unlisten(listener.id, queues);
                         }
+                    }
+                    if queues == Queues::Leave {
+                        self.leave_datagrams();
                     }
                     self.fleet.closed.fetch_add(1, Relaxed);
                     self.tell_when_idle();
@@ -400,14 +402,13 @@ impl Worker {
         self.listeners[slot] = Some(listener);
     }
 
-    /// Closes a listener; `drained`: after emptying its queue.
-    fn unlisten(&mut self, id: u32, drained: bool) {
+    fn unlisten(&mut self, id: u32, queues: Queues) {
         let is_meant =
             |listener: &Option<Listener>| listener.as_ref().is_some_and(|it| it.id == id);
         let Some(slot) = self.listeners.iter().position(is_meant) else {
             return self.unlisten_datagrams(id);
         };
-        if drained {
+        if queues == Queues::Empty {
             self.accept_all(slot as u32);
         }
         if let Some(listener) = self.listeners[slot].take() {

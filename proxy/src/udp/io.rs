@@ -202,6 +202,12 @@ impl Datagrams {
         self.bury();
     }
 
+    /// The sockets that are received from.
+    pub(crate) fn listener_ids(&self) -> Vec<u32> {
+        let listeners = self.listeners.iter().flatten();
+        listeners.map(|listener| listener.id).collect()
+    }
+
     /// The flows of some endpoints must go elsewhere.
     pub(crate) fn expel(&mut self, is_meant: impl Fn(&Home) -> bool) {
         self.flows.expel(is_meant);

@@ -183,7 +183,7 @@ fn timeouts_end_idle_old_and_half_closed_sessions_with_a_reset() {
             let mut all = Vec::new();
             stream.read_to_end(&mut all).ok();
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
-            stream.read(&mut [0]).ok();
+            stream.read_exact(&mut [0]).ok();
             wait("the end of the session", || {
                 stream.write_all(b"").is_err() || gone(&stream)
             });

@@ -14,21 +14,21 @@ use std::{
 use fairlead_config::{name::MemberName, name::ServiceName, snapshot, yaml};
 use fairlead_proxy::{
     access_log::{Reason, sink::Sinks},
-    control::{Applied, Control},
+    control::{Applied, Control, Options},
     metrics::{MemberMetrics, Metrics, ServiceMetrics},
     tcp::Fleet,
 };
 use fairlead_runtime::clock::Clock;
 
 /// Longer than anything here takes; only a failure waits for it.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A proxy with its data threads.
-pub struct Proxy {
-    pub fleet: Arc<Fleet>,
-    pub metrics: Arc<Metrics>,
-    pub control: Control,
-    pub addr: SocketAddr,
+pub(crate) struct Proxy {
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) control: Control,
+    pub(crate) addr: SocketAddr,
     log: tempfile::NamedTempFile,
     threads: Vec<JoinHandle<std::io::Result<()>>>,
 }
@@ -36,12 +36,17 @@ pub struct Proxy {
 impl Proxy {
     /// A proxy for the service `t/s:p`. In `text`, `$FRONT` is the frontend's address and `$LOG`
     /// the access log's path.
-    pub fn start(workers: usize, text: &str) -> Self {
+    pub(crate) fn start(workers: usize, text: &str) -> Self {
         let clock = Clock::system();
         let metrics = Metrics::new(workers);
         let fleet = Fleet::new(workers, metrics.clone(), clock.clone()).unwrap();
         let sinks = Sinks::new(workers, metrics.clone());
-        let control = Control::new(fleet.clone(), clock, sinks, 7, 1000);
+        let options = Options {
+            seed: 7,
+            fd_budget: 1000,
+            ..Options::default()
+        };
+        let control = Control::new(fleet.clone(), clock, sinks, options);
         let threads = (0..workers).map(|index| {
             let fleet = fleet.clone();
             std::thread::spawn(move || fleet.run(index, index as u64))
@@ -60,7 +65,7 @@ impl Proxy {
     }
 
     /// Takes over another file.
-    pub fn apply(&mut self, text: &str) -> Applied {
+    pub(crate) fn apply(&mut self, text: &str) -> Applied {
         let text = text
             .replace("$FRONT", &self.addr.to_string())
             .replace("$LOG", &self.log.path().display().to_string());
@@ -69,22 +74,22 @@ impl Proxy {
         self.control.apply(delta)
     }
 
-    pub fn connect(&self) -> TcpStream {
+    pub(crate) fn connect(&self) -> TcpStream {
         let client = TcpStream::connect(self.addr).unwrap();
         client.set_read_timeout(Some(PATIENCE)).unwrap();
         client
     }
 
-    pub fn service(&self) -> Arc<ServiceMetrics> {
+    pub(crate) fn service(&self) -> Arc<ServiceMetrics> {
         self.metrics.service(&ServiceName::parse("t/s:p").unwrap())
     }
 
-    pub fn member(&self, name: &str) -> Arc<MemberMetrics> {
+    pub(crate) fn member(&self, name: &str) -> Arc<MemberMetrics> {
         self.service().member(&MemberName::parse(name).unwrap())
     }
 
     /// Waits until the log has `count` lines, and returns them.
-    pub fn log(&self, count: usize) -> Vec<serde_json::Value> {
+    pub(crate) fn log(&self, count: usize) -> Vec<serde_json::Value> {
         let mut lines = Vec::new();
         wait(&format!("{count} log lines"), || {
             let text = std::fs::read_to_string(self.log.path()).unwrap();
@@ -100,7 +105,7 @@ impl Proxy {
     }
 
     /// Waits until member `name` has closed `count` sessions for `reason`, and nothing is live.
-    pub fn wait_closed(&self, name: &str, reason: Reason, count: u64) {
+    pub(crate) fn wait_closed(&self, name: &str, reason: Reason, count: u64) {
         let member = self.member(name);
         wait(&format!("{count} sessions closed as {reason:?}"), || {
             member.sessions_closed.value(reason) == count
@@ -124,7 +129,7 @@ impl Drop for Proxy {
 }
 
 /// The file of a service with one member `m` and these endpoints; `policy` is inserted.
-pub fn file(policy: &str, endpoints: &[SocketAddr]) -> String {
+pub(crate) fn file(policy: &str, endpoints: &[SocketAddr]) -> String {
     let rows: Vec<String> = endpoints
         .iter()
         .map(|addr| format!("{{ address: \"{addr}\" }}"))
@@ -142,13 +147,13 @@ services:
 }
 
 /// An address that nobody listens on.
-pub fn free_addr() -> SocketAddr {
+pub(crate) fn free_addr() -> SocketAddr {
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
     holder.local_addr().unwrap()
 }
 
 /// Looks again and again until `done`, with patience.
-pub fn wait(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) fn wait(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
         assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
@@ -157,13 +162,13 @@ pub fn wait(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 /// A server that gives each connection to `serve` on a thread of its own.
-pub struct Server {
-    pub addr: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) addr: SocketAddr,
     stop: Arc<AtomicBool>,
 }
 
 impl Server {
-    pub fn start(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let stop = Arc::new(AtomicBool::new(false));
@@ -181,7 +186,7 @@ impl Server {
     }
 
     /// Answers each byte with itself until the client has finished.
-    pub fn echo() -> Self {
+    pub(crate) fn echo() -> Self {
         Self::start(|mut stream| {
             let mut buffer = [0; 4096];
             while let Ok(len @ 1..) = stream.read(&mut buffer) {
@@ -201,7 +206,7 @@ impl Drop for Server {
 }
 
 /// Sends and reads the same number of bytes back.
-pub fn exchange(stream: &mut TcpStream, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+pub(crate) fn exchange(stream: &mut TcpStream, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
     stream.write_all(bytes)?;
     let mut answer = vec![0; bytes.len()];
     stream.read_exact(&mut answer)?;
@@ -209,7 +214,7 @@ pub fn exchange(stream: &mut TcpStream, bytes: &[u8]) -> std::io::Result<Vec<u8>
 }
 
 /// Closes with a RST.
-pub fn reset(stream: TcpStream) {
+pub(crate) fn reset(stream: TcpStream) {
     let socket = socket2::Socket::from(stream);
     socket.set_linger(Some(Duration::ZERO)).unwrap();
 }

@@ -42,6 +42,15 @@ fn a_second_request_means_now_in_every_phase() {
 }
 
 #[test]
+fn with_a_successor_it_drains_at_once() {
+    let mut departure = Departure::new(LIMITS);
+    assert_eq!(departure.hand_over(at(3)), Phase::Draining);
+    assert_eq!(departure.next_deadline(), Some(at(33)));
+    assert_eq!(departure.leave(at(4)), Phase::Over);
+    assert_eq!(departure.hand_over(at(5)), Phase::Over);
+}
+
+#[test]
 fn no_delay_drains_at_once() {
     let limits = Limits {
         shutdown_delay: Duration::ZERO,

@@ -1,0 +1,122 @@
+//! Hand-overs as the process sees them: who comes to take over, one at a time.
+
+use std::path::{Path, PathBuf};
+
+use tokio::task::JoinSet;
+
+use crate::upgrade::{
+    Offer,
+    io::{Channel, Door, HandOverError, Successor},
+};
+
+/// Takers, found at the door or started as a child.
+pub(super) struct Takers {
+    /// The binary, where it was when this process started.
+    program: Option<PathBuf>,
+    door: Option<Door>,
+    giving: JoinSet<Outcome>,
+}
+
+/// A taker that accepts connections, and the child if it is one.
+pub(super) struct Ready {
+    channel: Channel,
+    child: Option<Successor>,
+}
+
+/// What there is to do.
+pub(super) enum Step {
+    /// A taker is here and wants an offer.
+    Knocked(Channel),
+    /// It accepts now; this process must not any more.
+    Ready(Ready),
+    /// It failed; this process serves on.
+    Failed(HandOverError),
+}
+
+type Outcome = Result<Ready, HandOverError>;
+
+// === impl Takers ===
+
+impl Takers {
+    /// None yet.
+    pub(super) fn new() -> Self {
+        Self {
+            program: std::env::current_exe().ok(),
+            door: None,
+            giving: JoinSet::new(),
+        }
+    }
+
+    /// Lets takers find this process at `path`.
+    pub(super) fn open_door(&mut self, path: &Path) -> Result<(), HandOverError> {
+        self.door = Some(Door::open(path)?);
+        Ok(())
+    }
+
+    /// Starts the binary on disk as a taker.
+    pub(super) fn start_child(&mut self, offer: Offer) -> Result<(), HandOverError> {
+        if std::process::id() == 1 {
+            return Err(HandOverError::Refused(
+                "this process is PID 1 of its container, which would end with it; start the new \
+                 version beside it with --takeover and a path that both can see"
+                    .to_owned(),
+            ));
+        }
+        let program = self
+            .program
+            .clone()
+            .unwrap_or_else(|| "fairlead-proxy".into());
+        let (child, channel) = Successor::start(&program)?;
+        tracing::info!(pid = child.pid(), program = %program.display(), "started a successor");
+        self.give(channel, Some(child), offer);
+        Ok(())
+    }
+
+    /// Begins to hand over to a taker, unless that is under way with another one.
+    pub(super) fn give(&mut self, channel: Channel, child: Option<Successor>, offer: Offer) {
+        if !self.giving.is_empty() {
+            tracing::warn!("a second taker came while a hand-over is under way; it is sent away");
+            return;
+        }
+        self.giving.spawn(async move {
+            channel.give(&offer).await?;
+            Ok(Ready { channel, child })
+        });
+    }
+
+    /// The next step.
+    pub(super) async fn next(&mut self) -> Step {
+        let knock = async {
+            match &self.door {
+                Some(door) => door.knock().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(given) = self.giving.join_next() => match given {
+                Ok(Ok(ready)) => Step::Ready(ready),
+                Ok(Err(error)) => Step::Failed(error),
+                Err(_) => Step::Failed(HandOverError::Gone("been told everything")),
+            },
+            knocked = knock => match knocked {
+                Ok(channel) => Step::Knocked(channel),
+                Err(error) => Step::Failed(error),
+            },
+        }
+    }
+}
+
+// === impl Ready ===
+
+impl Ready {
+    /// Tells it that this process accepts no more.
+    pub(super) async fn release(self) {
+        if let Some(child) = self.child {
+            child.release();
+        }
+        // It serves already, and needs no answer to go on.
+        if let Err(error) = self.channel.release().await {
+            tracing::debug!(%error, "the successor did not wait for our last word");
+        }
+    }
+}

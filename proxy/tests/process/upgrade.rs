@@ -1,0 +1,339 @@
+//! Hand-overs to a new process, good and bad ones.
+
+use std::{
+    io::Read as _,
+    net::TcpListener,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::{fs::PermissionsExt as _, net::UnixDatagram},
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use fairlead_proxy::{
+    sys::fdpass,
+    upgrade::{
+        io::Channel,
+        wire::{Message, VERSION},
+    },
+};
+
+use crate::{
+    harness::{Load, PROGRAM, Process},
+    support::{Server, exchange, file, wait},
+};
+
+fn child_of(process: &Process) -> Option<u32> {
+    let pid = process.child.id();
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let text = std::fs::read_to_string(path).ok()?;
+    text.split_whitespace().next()?.parse().ok()
+}
+
+/// A copy of the binary that can be replaced.
+fn copied(folder: &Path) -> PathBuf {
+    let program = folder.join("fairlead-proxy");
+    std::fs::copy(PROGRAM, &program).unwrap();
+    program
+}
+
+/// Puts a script in the place of the binary, in one step.
+fn replace(program: &Path, script: &str) {
+    let next = program.with_extension("next");
+    std::fs::write(&next, script).unwrap();
+    std::fs::set_permissions(&next, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::rename(next, program).unwrap();
+}
+
+#[test]
+fn sigusr2_hands_over_five_times_under_load_and_fails_no_connection() {
+    let server = Server::echo();
+    let mut process = Process::start(&file("", &[server.addr]), &["--workers", "2"]);
+    let mut long = process.connect();
+    exchange(&mut long, b"before").unwrap();
+    let mut first = true;
+    let mut successor: Option<u32> = None;
+    let failed = Load::during(process.front, |load| {
+        for _ in 0..5 {
+            load.wait_for(50);
+            let (pid, children) = match &successor {
+                None => (process.child.id(), child_of(&process)),
+                Some(pid) => (*pid, None),
+            };
+            assert_eq!(children, None);
+            Command::new("kill")
+                .args(["-s", "USR2", &pid.to_string()])
+                .status()
+                .unwrap();
+            let path = format!("/proc/{pid}/task/{pid}/children");
+            let mut child = None;
+            wait("a successor", || {
+                let text = std::fs::read_to_string(&path).unwrap_or_default();
+                child = text
+                    .split_whitespace()
+                    .next()
+                    .and_then(|pid| pid.parse().ok());
+                child.is_some()
+            });
+            if first {
+                // The first one still has the long session.
+                first = false;
+            } else {
+                wait("the former process to end", || {
+                    !Path::new(&format!("/proc/{pid}/exe")).exists()
+                });
+            }
+            successor = child;
+        }
+        load.wait_for(50);
+    });
+    assert_eq!(failed, 0);
+    assert_eq!(exchange(&mut long, b"after").unwrap(), b"after");
+    drop(long);
+    assert_eq!(process.ended().code(), Some(0));
+    exchange(&mut process.connect(), b"served by the successor").unwrap();
+}
+
+#[test]
+fn takeover_by_path_fails_no_connection_and_can_be_repeated() {
+    let server = Server::echo();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("take-over");
+    let arguments = ["--workers", "2", "--takeover", path.to_str().unwrap()];
+    let mut process = Process::start(&file("", &[server.addr]), &arguments);
+    let failed = Load::during(process.front, |load| {
+        for workers in ["1", "4", "2"] {
+            load.wait_for(50);
+            wait("the door", || path.exists());
+            let arguments = ["--workers", workers, "--takeover", path.to_str().unwrap()];
+            let next = process.spawn(Path::new(PROGRAM), &arguments);
+            let mut former = std::mem::replace(&mut process.child, next);
+            let mut status = None;
+            wait("the former process to leave", || {
+                status = former.try_wait().unwrap();
+                status.is_some()
+            });
+            assert_eq!(status.unwrap().code(), Some(0));
+        }
+        load.wait_for(50);
+    });
+    assert_eq!(failed, 0);
+}
+
+#[test]
+fn a_new_binary_that_crashes_or_hangs_up_leaves_the_old_one_serving() {
+    let server = Server::echo();
+    let folder = tempfile::tempdir().unwrap();
+    let program = copied(folder.path());
+    let mut process = Process::start(&file("", &[server.addr]), &[]);
+    let own = process.spawn(&program, &["--workers", "1"]);
+    own_port_conflict_is_expected(own);
+    process.child.kill().unwrap();
+    process.child.wait().unwrap();
+    process.child = process.spawn(&program, &["--workers", "1"]);
+    wait("the frontend", || {
+        std::net::TcpStream::connect(process.front).is_ok()
+    });
+    let scripts = [
+        "#!/bin/sh\nexit 1\n",
+        "#!/bin/sh\nkill -SEGV $$\n",
+        "not a program\n",
+    ];
+    let failed = Load::during(process.front, |load| {
+        for script in scripts {
+            replace(&program, script);
+            process.signal("USR2");
+            load.wait_for(50);
+            wait("the bad successor to be gone", || {
+                child_of(&process).is_none()
+            });
+        }
+        // The right binary again: now it works.
+        let fresh = folder.path().join("fresh");
+        std::fs::copy(PROGRAM, &fresh).unwrap();
+        std::fs::rename(&fresh, &program).unwrap();
+        process.signal("USR2");
+        load.wait_for(50);
+    });
+    assert_eq!(failed, 0);
+    assert_eq!(process.ended().code(), Some(0));
+    exchange(&mut process.connect(), b"served by the successor").unwrap();
+}
+
+/// Two proxies on one port: the second one must say no.
+fn own_port_conflict_is_expected(mut second: Child) {
+    let mut status = None;
+    wait("the second proxy to refuse", || {
+        status = second.try_wait().unwrap();
+        status.is_some()
+    });
+    assert_eq!(status.unwrap().code(), Some(1));
+}
+
+/// A taker that stops after `step` messages of its own.
+async fn stop_after(path: &Path, step: usize) {
+    let channel = Channel::find(path).unwrap().unwrap();
+    let patience = crate::support::PATIENCE;
+    if step == 0 {
+        return;
+    }
+    channel.send(&Message::hello(), &[]).await.unwrap();
+    if step == 1 {
+        return;
+    }
+    let (begin, _) = channel.receive(patience, "begun").await.unwrap();
+    let Message::Begin { batches, .. } = begin else {
+        panic!("{begin:?}");
+    };
+    for batch in 0..batches {
+        channel.receive(patience, "sent").await.unwrap();
+        if step == 2 {
+            return;
+        }
+        channel.send(&Message::Taken { batch }, &[]).await.unwrap();
+    }
+    // Everything was taken, and now it crashes instead of saying that it is ready.
+}
+
+#[tokio::test]
+async fn a_taker_that_crashes_at_any_step_leaves_the_old_one_serving() {
+    let server = Server::echo();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("take-over");
+    let arguments = ["--takeover", path.to_str().unwrap()];
+    let process = Process::start(&file("", &[server.addr]), &arguments);
+    wait("the door", || path.exists());
+    for step in 0..=3 {
+        stop_after(&path, step).await;
+        for _ in 0..20 {
+            exchange(&mut process.connect(), b"still here").unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_version_is_refused_with_both_versions_named() {
+    let server = Server::echo();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("take-over");
+    let arguments = ["--takeover", path.to_str().unwrap()];
+    let process = Process::start(&file("", &[server.addr]), &arguments);
+    wait("the door", || path.exists());
+    let channel = Channel::find(&path).unwrap().unwrap();
+    let hello = Message::Hello {
+        versions: vec![999],
+        build: "of the future".to_owned(),
+    };
+    channel.send(&hello, &[]).await.unwrap();
+    let (answer, _) = channel
+        .receive(crate::support::PATIENCE, "answered")
+        .await
+        .unwrap();
+    let Message::Refuse { reason } = answer else {
+        panic!("{answer:?}");
+    };
+    assert!(
+        reason.contains("999") && reason.contains(&VERSION.to_string()),
+        "{reason}"
+    );
+    exchange(&mut process.connect(), b"still here").unwrap();
+}
+
+#[test]
+fn pid_1_refuses_to_fork_a_successor_and_serves_on() {
+    let server = Server::echo();
+    let mut process = Process::start(&file("", &[server.addr]), &[]);
+    process.child.kill().unwrap();
+    process.child.wait().unwrap();
+    let log = process.folder.path().join("stderr");
+    let mut unshare = Command::new("unshare");
+    unshare
+        .args(["--pid", "--fork", "--kill-child", PROGRAM, "--config"])
+        .arg(process.path())
+        .stdout(std::fs::File::create(&log).unwrap())
+        .stderr(Stdio::null());
+    let started = unshare.spawn();
+    let Ok(child) = started else {
+        println!("skipped: unshare is not there");
+        return;
+    };
+    process.child = child;
+    let mut skipped = false;
+    wait("the frontend", || {
+        skipped = process.child.try_wait().unwrap().is_some();
+        skipped || std::net::TcpStream::connect(process.front).is_ok()
+    });
+    if skipped {
+        println!("skipped: no right to make a pid namespace");
+        return;
+    }
+    let inner = child_of(&process).unwrap();
+    Command::new("kill")
+        .args(["-s", "USR2", &inner.to_string()])
+        .status()
+        .unwrap();
+    for _ in 0..50 {
+        exchange(&mut process.connect(), b"x").unwrap();
+    }
+    let children = std::fs::read_to_string(format!("/proc/{inner}/task/{inner}/children"));
+    assert_eq!(children.unwrap(), "");
+    Command::new("kill")
+        .args(["-s", "TERM", &inner.to_string()])
+        .status()
+        .unwrap();
+    process.ended();
+}
+
+#[test]
+fn a_service_manager_hears_when_it_serves_and_keeps_its_sockets() {
+    let server = Server::echo();
+    let mut process = Process::start(&file("", &[server.addr]), &[]);
+    process.child.kill().unwrap();
+    process.child.wait().unwrap();
+    let ear = process.folder.path().join("notify");
+    let manager = UnixDatagram::bind(&ear).unwrap();
+    manager
+        .set_read_timeout(Some(crate::support::PATIENCE))
+        .unwrap();
+    manager.set_nonblocking(true).unwrap();
+    process.child = Command::new(PROGRAM)
+        .arg("--config")
+        .arg(process.path())
+        .args(["--workers", "1"])
+        .env("NOTIFY_SOCKET", &ear)
+        .env("FDSTORE", "16")
+        .spawn()
+        .unwrap();
+    let mut stored: Vec<OwnedFd> = Vec::new();
+    let mut said = String::new();
+    wait("READY=1", || {
+        let mut buffer = [0; 1024];
+        if let Ok((len, fds)) = fdpass::receive(manager.as_fd(), &mut buffer) {
+            said.push_str(std::str::from_utf8(&buffer[..len]).unwrap());
+            stored.extend(fds);
+        }
+        said.contains("READY=1")
+    });
+    assert!(
+        said.contains("FDSTORE=1") && said.contains("FDNAME=tcp-"),
+        "{said}"
+    );
+    assert_eq!(stored.len(), 1);
+    // It is killed, and a client comes while no process runs.
+    process.child.kill().unwrap();
+    process.child.wait().unwrap();
+    let mut waiting = process.connect();
+    std::io::Write::write_all(&mut waiting, b"patient").unwrap();
+    let listener = TcpListener::from(stored.remove(0));
+    let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"";
+    process.child = Command::new("sh")
+        .args(["-c", script, "sh", PROGRAM, "--config"])
+        .arg(process.path())
+        .stdin(Stdio::from(OwnedFd::from(listener)))
+        .spawn()
+        .unwrap();
+    let mut answer = [0; 7];
+    waiting.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"patient");
+}
