@@ -1,6 +1,7 @@
 use serde_json::Value;
 
 use super::*;
+use crate::control::Options;
 use crate::{
     access_log::sink::Sinks, metrics::names::ENDPOINT_SERIES_MAX, registry::Flags, tcp::Fleet,
 };
