@@ -50,6 +50,7 @@ pub(crate) struct Simulation {
     trace: u64,
     /// The next look at the directory.
     deadline: Option<Tick>,
+    slowest: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -100,6 +101,19 @@ impl Simulation {
     pub(crate) fn new(seed: u64, verbose: bool) -> Self {
         let mut dice = Dice::new(seed);
         let world = World::new(&mut dice);
+        Self::of(world, dice, seed, verbose)
+    }
+
+    /// Over a given world, without faults and changes of its own, after three seconds of clients.
+    pub(crate) fn calm(world: World, seed: u64) -> Self {
+        let mut simulation = Self::of(world, Dice::new(seed), seed, false);
+        simulation.after(Duration::ZERO, Happening::Arrive);
+        simulation.note_deadline();
+        simulation.run_for(Duration::from_secs(3));
+        simulation
+    }
+
+    fn of(world: World, mut dice: Dice, seed: u64, verbose: bool) -> Self {
         let threads = 1 + dice.below(4);
         let mut simulation = Self {
             seed,
@@ -118,6 +132,7 @@ impl Simulation {
             counts: Counts::default(),
             trace: 0,
             deadline: None,
+            slowest: Duration::ZERO,
             world,
             dice,
         };
@@ -138,10 +153,17 @@ impl Simulation {
         self.after(Duration::from_secs(1), Happening::Fault);
         self.after(Duration::from_secs(2), Happening::Configure);
         self.after(FAULTS_LAST, Happening::Heal);
-        let end = self.now.after(FAULTS_LAST + QUIET);
         self.note_deadline();
+        self.run_for(FAULTS_LAST + QUIET);
+        self.check_healed();
+    }
+
+    /// Lets time pass.
+    pub(crate) fn run_for(&mut self, time: Duration) {
+        let end = self.now.after(time);
         while let Some(Reverse(entry)) = self.queue.pop() {
             if entry.at > end {
+                self.queue.push(Reverse(entry));
                 break;
             }
             self.now = entry.at.max(self.now);
@@ -152,7 +174,39 @@ impl Simulation {
             let view = self.view();
             self.shadow.check(&view);
         }
-        self.check_healed();
+        self.now = end;
+    }
+
+    /// Lets endpoints that `which` names (member and position) behave like this from now on.
+    pub(crate) fn behave(&mut self, behaviour: Behaviour, which: impl Fn(usize, usize) -> bool) {
+        for (position, (addr, row)) in self.world.rows.iter().enumerate() {
+            if which(row.member, position % 4) {
+                self.world.behaviours.insert(*addr, behaviour);
+            }
+        }
+        self.slowest = Duration::ZERO;
+    }
+
+    /// The longest that a client waited for its endpoint since the last change of behaviour, and the
+    /// clients that got none since the start.
+    pub(crate) fn patience(&self) -> (Duration, u64) {
+        (self.slowest, self.counts.gave_up)
+    }
+
+    /// The share of each member, in percent.
+    pub(crate) fn shares(&self) -> Vec<u64> {
+        let shares = self.view().shares().into_iter();
+        shares
+            .map(|share| (share * 100 + (1 << 31)) >> 32)
+            .collect()
+    }
+
+    /// Endpoints that take sessions.
+    pub(crate) fn usable(&self) -> usize {
+        self.view()
+            .endpoints()
+            .filter(|(_, entry)| entry.state.is_usable())
+            .count()
     }
 
     pub(crate) fn trace(&self) -> u64 {
@@ -277,6 +331,7 @@ impl Simulation {
         );
         let connecting = session.connecting.take().expect("it connected");
         let summary = connecting.summary();
+        self.slowest = self.slowest.max(self.now.since(session.began));
         self.counts.retries += u64::from(summary.retries);
         self.counts.hedges += u64::from(summary.hedges);
         session.dialled.remove(&attempt);

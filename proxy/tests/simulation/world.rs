@@ -94,6 +94,36 @@ impl Dice {
 // === impl World ===
 
 impl World {
+    /// Two members of four endpoints nearby, a far one behind them, and the default policy.
+    pub(crate) fn calm() -> Self {
+        let mut rows = BTreeMap::new();
+        for member in 0..3 {
+            for index in 0..4 {
+                let row = Row {
+                    member,
+                    weight: 1,
+                    state: ObjectState::Ready,
+                    is_there: true,
+                };
+                let ip = Ipv4Addr::new(10, 0, member as u8, index);
+                rows.insert(SocketAddr::from((ip, 80)), row);
+            }
+        }
+        let place = |name: &str, tier, millis| Place {
+            name: MemberName::parse(name).unwrap(),
+            tier,
+            points: 100,
+            distance: Duration::from_millis(millis),
+        };
+        Self {
+            name: ServiceName::parse("shop/checkout:https").unwrap(),
+            policy: Policy::default(),
+            members: vec![place("a", 0, 1), place("b", 0, 5), place("c", 1, 80)],
+            behaviours: rows.keys().map(|&addr| (addr, Behaviour::Good)).collect(),
+            rows,
+        }
+    }
+
     pub(crate) fn new(dice: &mut Dice) -> Self {
         let mut members = Vec::new();
         let mut rows = BTreeMap::new();
