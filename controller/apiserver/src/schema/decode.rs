@@ -69,7 +69,13 @@ impl Decoder {
         match (target.kind, &mut *value) {
             (Kind::Any, Value::Object(map)) if holds_schema(schema.type_name()) => {
                 match super::definition(JSON_SCHEMA) {
-                    Some(target) => self.object(&target, map, path, owner),
+                    // Decoded by code of its own in Kubernetes, which drops what it doesn't know without a word.
+                    Some(target) => {
+                        let known = self.unknown.len();
+                        let outcome = self.object(&target, map, path, owner);
+                        self.unknown.truncate(known);
+                        outcome
+                    }
                     None => Ok(()),
                 }
             }

@@ -79,6 +79,13 @@ impl Schema {
 fn object(target: &Schema, map: &mut Map<String, Value>) {
     for (name, schema) in target.properties.iter() {
         let Some(default) = &schema.default else {
+            // A struct always shows its required lists.
+            let shown = target.is_struct
+                && schema.target().kind == Kind::Array
+                && target.required.iter().any(|required| **required == *name);
+            if shown && !map.contains_key(name) {
+                map.insert(name.to_owned(), Value::Null);
+            }
             continue;
         };
         match map.get_mut(name) {

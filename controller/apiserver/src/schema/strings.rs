@@ -126,7 +126,12 @@ pub(super) fn canonical_time(text: &str, micro: bool) -> Option<Result<String, S
     } else {
         "2006-01-02T15:04:05Z07:00"
     };
-    let strict = text.len() >= 20 && text.as_bytes()[10] == b'T';
+    // Go reads as many digits of the second as the layout has: none or any for `Time`, six for `MicroTime`.
+    let digits = text
+        .get(20..)
+        .map(|rest| rest.bytes().take_while(u8::is_ascii_digit).count());
+    let fraction = text.as_bytes().get(19) == Some(&b'.') && digits == Some(6);
+    let strict = text.len() >= 20 && text.as_bytes()[10] == b'T' && (fraction || !micro);
     match text.parse::<jiff::Timestamp>() {
         Ok(time) if strict => {
             let format = if micro {

@@ -161,8 +161,13 @@ fn quantities_and_times_become_canonical() {
         Some(Ok("2026-11-24T06:35:46Z".to_owned()))
     );
     assert_eq!(
-        strings::canonical_time("2026-11-24T06:35:46Z", true),
-        Some(Ok("2026-11-24T06:35:46.000000Z".to_owned()))
+        strings::canonical_time("2026-11-24T08:35:46.123456+02:00", true),
+        Some(Ok("2026-11-24T06:35:46.123456Z".to_owned()))
+    );
+    let whole = strings::canonical_time("2026-11-24T06:35:46Z", true);
+    assert!(
+        whole.is_some_and(|r| r.is_err()),
+        "a MicroTime has six digits"
     );
     assert!(strings::canonical_time("yesterday", false).is_some_and(|r| r.is_err()));
 }
