@@ -141,6 +141,11 @@ pub trait Strategy: Send + Sync {
         false
     }
 
+    /// A create may bring a status (nodes register with theirs).
+    fn status_on_create(&self) -> bool {
+        false
+    }
+
     fn generation(&self) -> Generation {
         Generation::None
     }

@@ -39,9 +39,16 @@ pub fn impersonate(
         if groups.is_empty() && extra.is_empty() && uid.is_none() {
             return Ok(None);
         }
-        return Err(ApiError::bad_request(
-            "requested impersonation without impersonating a user",
-        ));
+        let groups = if groups.is_empty() {
+            "[]string(nil)".to_owned()
+        } else {
+            format!("[]string{{{}}}", quoted(&groups))
+        };
+        return Err(ApiError::bad_request(format!(
+            "requested &user.DefaultInfo{{Name:\"\", UID:{:?}, Groups:{groups}, \
+             Extra:map[string][]string(nil)}} without impersonating a user name",
+            uid.unwrap_or_default()
+        )));
     };
     let check = |group: &str, resource: &str, subresource: &str, namespace: &str, name: &str| {
         let attributes = Attributes {
@@ -112,6 +119,11 @@ fn complete_groups(user: &mut User) {
     } else if !user.groups.iter().any(|group| group == UNAUTHENTICATED) {
         add_group(user, AUTHENTICATED);
     }
+}
+
+fn quoted(texts: &[String]) -> String {
+    let texts: Vec<String> = texts.iter().map(|text| format!("{text:?}")).collect();
+    texts.join(", ")
 }
 
 fn extra(headers: &HeaderMap) -> Vec<(String, String)> {

@@ -5,7 +5,7 @@
 use super::authenticate::Authentication;
 use super::index::Verdict;
 use super::jwt::{Claims, ObjectUid, PrivateClaims};
-use super::rbac::{Action, PolicyRule, service_account_user};
+use super::rbac::{Action, service_account_user};
 use super::{Attributes, Authorizer, Decision, User};
 use crate::clock::{new_uid, rfc3339};
 use crate::error::ApiError;
@@ -93,6 +93,7 @@ impl Reviewer<'_> {
         let spec = body["spec"].clone();
         let mut errors = FieldErrors::default();
         validate_attributes(&spec, &mut errors);
+        self.validate_meta(body, &mut errors);
         if text(&spec, "user").is_none() && list(&spec, "groups").is_empty() {
             errors.invalid(
                 &SPEC.child("user"),
@@ -105,13 +106,12 @@ impl Reviewer<'_> {
             self.validate_local(&spec, &mut errors);
         }
         if !errors.is_empty() {
-            let kind = &self.ctx.resource.kind;
-            return Err(ApiError::invalid(
-                &self.ctx.resource.group,
-                kind,
-                "",
-                errors.into_causes(),
-            ));
+            // The kind is empty in the answers of the real server too.
+            let causes = errors.into_causes();
+            return Err(ApiError::invalid(&self.ctx.resource.group, "", "", causes));
+        }
+        if local && let Some(meta) = object(body, "metadata") {
+            set(meta, "namespace", self.ctx.namespace);
         }
         let user = User {
             name: text(&spec, "user").unwrap_or_default().to_owned(),
@@ -123,6 +123,21 @@ impl Reviewer<'_> {
             extra: std::collections::BTreeMap::new(),
         };
         Ok(self.decide(&user, &spec))
+    }
+
+    /// A review has no name, no labels and, but for local ones, no namespace.
+    fn validate_meta(&self, body: &Value, errors: &mut FieldErrors) {
+        let meta = body["metadata"].as_object();
+        let local = self.ctx.resource.namespaced;
+        let stray = |key: &String| key != "managedFields" && !(local && key == "namespace");
+        if meta.is_some_and(|meta| meta.keys().any(stray)) {
+            let text = if local {
+                "must be empty except for namespace"
+            } else {
+                "must be empty"
+            };
+            errors.invalid(&Path::root("metadata"), body["metadata"].clone(), text);
+        }
     }
 
     fn validate_local(&self, spec: &Value, errors: &mut FieldErrors) {
@@ -153,14 +168,11 @@ impl Reviewer<'_> {
         let spec = &body["spec"];
         let mut errors = FieldErrors::default();
         validate_attributes(spec, &mut errors);
+        self.validate_meta(body, &mut errors);
         if !errors.is_empty() {
-            let kind = &self.ctx.resource.kind;
-            return Err(ApiError::invalid(
-                &self.ctx.resource.group,
-                kind,
-                "",
-                errors.into_causes(),
-            ));
+            // The kind is empty in the answers of the real server too.
+            let causes = errors.into_causes();
+            return Err(ApiError::invalid(&self.ctx.resource.group, "", "", causes));
         }
         Ok(self.decide(self.ctx.user, spec))
     }
@@ -228,23 +240,7 @@ impl Reviewer<'_> {
             return Err(ApiError::bad_request("no namespace on request"));
         };
         let index = self.ctx.state.rbac.refreshed(self.ctx.lookup);
-        let mut held = index.rules_for(self.ctx.user, namespace);
-        if self.ctx.user.is_master() {
-            let any = || vec!["*".to_owned()];
-            let everything = PolicyRule {
-                verbs: any(),
-                api_groups: any(),
-                resources: any(),
-                ..PolicyRule::default()
-            };
-            let paths = PolicyRule {
-                verbs: any(),
-                non_resource_urls: any(),
-                ..PolicyRule::default()
-            };
-            held.insert(0, everything);
-            held.insert(1, paths);
-        }
+        let held = index.rules_for(self.ctx.user, namespace);
         let (paths, resources): (Vec<_>, Vec<_>) = held
             .iter()
             .partition(|rule| !rule.non_resource_urls.is_empty());
@@ -445,9 +441,13 @@ fn validate_attributes(spec: &Value, errors: &mut FieldErrors) {
     if present(spec, "resourceAttributes") == present(spec, "nonResourceAttributes") {
         errors.invalid(
             &SPEC,
-            spec.get("nonResourceAttributes")
-                .cloned()
-                .unwrap_or(Value::Null),
+            match spec
+                .get("nonResourceAttributes")
+                .filter(|path| !path.is_null())
+            {
+                Some(path) => json!({"Path": path["path"], "Verb": path["verb"]}),
+                None => Value::Null,
+            },
             "exactly one of nonResourceAttributes or resourceAttributes must be specified",
         );
     }

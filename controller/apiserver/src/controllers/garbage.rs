@@ -122,11 +122,6 @@ impl Graph {
         self.owned.clear();
         self.dependents.clear();
     }
-
-    /// Every object that has owners.
-    pub(crate) fn places(&self) -> impl Iterator<Item = &Place> {
-        self.owned.keys()
-    }
 }
 
 // === impl Owner ===

@@ -1,10 +1,10 @@
 //! ServiceAccounts, Nodes and Events: kinds with little of their own.
 
 use super::field::{FieldErrors, Path};
-use super::value::{default, object, replace, text};
+use super::value::{default, list, object, replace, set, text};
 use super::{Ctx, Generation, Strategy};
 use crate::error::{ApiError, Cause};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub(super) struct ServiceAccount;
 pub(super) struct Node;
@@ -20,6 +20,39 @@ impl Strategy for Node {
         if let Some(capacity) = status.get("capacity").cloned() {
             default(status, "allocatable", capacity);
         }
+        default(
+            status,
+            "daemonEndpoints",
+            json!({"kubeletEndpoint": {"Port": 0}}),
+        );
+        if let Some(info) = object(status, "nodeInfo") {
+            for key in NODE_INFO {
+                if !info[*key].is_string() {
+                    set(info, key, "");
+                }
+            }
+        }
+    }
+
+    fn prepare_create(&self, node: &mut Value, _: &Ctx<'_>) -> Result<(), ApiError> {
+        let Some(spec) = object(node, "spec") else {
+            return Ok(());
+        };
+        if let Some(range) = text(spec, "podCIDR").map(str::to_owned) {
+            default(spec, "podCIDRs", vec![range]);
+        }
+        // Nothing is scheduled to a node before its conditions are known.
+        let key = "node.kubernetes.io/not-ready";
+        let mut taints = list(spec, "taints").to_vec();
+        if !taints.iter().any(|taint| taint["key"] == key) {
+            taints.push(json!({"key": key, "effect": "NoSchedule"}));
+            set(spec, "taints", taints);
+        }
+        Ok(())
+    }
+
+    fn status_on_create(&self) -> bool {
+        true
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx<'_>) -> Result<(), ApiError> {
@@ -38,10 +71,8 @@ impl Strategy for Node {
             text(&new["spec"], "providerID"),
         );
         if before.is_some() && before != after {
-            errors.forbidden(
-                &path.child("providerID"),
-                "node updates may not change providerID except from \"\" to valid",
-            );
+            let text = "field cannot be modified once set";
+            errors.invalid(&path.child("providerID"), Value::Null, text);
         }
         errors.into_causes()
     }
@@ -60,6 +91,24 @@ impl Strategy for Node {
 }
 
 impl Strategy for Event {
+    fn prepare_create(&self, event: &mut Value, ctx: &Ctx<'_>) -> Result<(), ApiError> {
+        let times: &[&str] = if ctx.resource.group.is_empty() {
+            &["firstTimestamp", "lastTimestamp", "eventTime"]
+        } else {
+            &[
+                "deprecatedFirstTimestamp",
+                "deprecatedLastTimestamp",
+                "eventTime",
+            ]
+        };
+        if let Some(map) = event.as_object_mut() {
+            for key in times {
+                map.entry(*key).or_insert(Value::Null);
+            }
+        }
+        Ok(())
+    }
+
     fn validate_create(&self, event: &Value, ctx: &Ctx<'_>) -> Vec<Cause> {
         // Version v1 of the core group is lenient; what it insists on is the namespace.
         let mut errors = FieldErrors::default();
@@ -127,3 +176,17 @@ impl Strategy for Event {
         }
     }
 }
+
+/// What a kubelet tells of its node: the API shows each, empty until then.
+const NODE_INFO: &[&str] = &[
+    "machineID",
+    "systemUUID",
+    "bootID",
+    "kernelVersion",
+    "osImage",
+    "containerRuntimeVersion",
+    "kubeletVersion",
+    "kubeProxyVersion",
+    "operatingSystem",
+    "architecture",
+];

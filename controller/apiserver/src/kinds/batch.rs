@@ -164,6 +164,16 @@ fn default_spec(spec: &mut Value) {
 fn select_own_pods(job: &mut Value) {
     let uid = job["metadata"]["uid"].clone();
     let name = job["metadata"]["name"].clone();
+    // Labels that were taken from the template follow it.
+    let same = |job: &Value| {
+        let labels = job["metadata"].get("labels").cloned().unwrap_or_default();
+        metadata::semantically_equal(
+            &labels,
+            job.pointer("/spec/template/metadata/labels")
+                .unwrap_or(&Value::Null),
+        )
+    };
+    let taken = same(job);
     let Some(spec) = object(job, "spec") else {
         return;
     };
@@ -187,6 +197,13 @@ fn select_own_pods(job: &mut Value) {
         ] {
             set(labels, key, value.clone());
         }
+    }
+    if taken {
+        let labels = job
+            .pointer("/spec/template/metadata/labels")
+            .cloned()
+            .unwrap_or_default();
+        set(&mut job["metadata"], "labels", labels);
     }
 }
 
@@ -220,7 +237,7 @@ fn validate(job: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     }
     let template = job.get("template").unwrap_or(&Value::Null);
     let path = path.child("template");
-    spec::validate_template(template, &Value::Null, &path, errors);
+    spec::validate_template(template, &path, errors);
     // `Always` is the default and no use for a job: the list is in the order of the real message.
     if template["spec"]["restartPolicy"] == "Always" {
         let spec = path.child("spec");
@@ -239,6 +256,12 @@ fn validate_selector(job: &Value, errors: &mut FieldErrors) {
         return;
     }
     metadata::validate_selector(selector, &path, errors);
+    let own = selector["matchLabels"].as_object().is_some_and(|labels| {
+        labels.len() == 1 && labels.contains_key("batch.kubernetes.io/controller-uid")
+    });
+    if job["manualSelector"] != true && !own {
+        errors.invalid(&path, selector.clone(), "`selector` not auto-generated");
+    }
     let labels = job
         .pointer("/template/metadata/labels")
         .unwrap_or(&Value::Null);
@@ -256,14 +279,11 @@ fn validate_selector(job: &Value, errors: &mut FieldErrors) {
 fn validate_cron(cron: &Value) -> Vec<Cause> {
     let mut errors = FieldErrors::default();
     let spec = &cron["spec"];
-    match text(spec, "schedule") {
-        None => errors.required(&SPEC.child("schedule"), ""),
-        Some(schedule) => {
-            let fields = schedule.split_whitespace().count();
-            if !schedule.starts_with('@') && fields != 5 {
-                let text = format!("expected exactly 5 fields, found {fields}: [{schedule}]");
-                errors.invalid(&SPEC.child("schedule"), schedule, &text);
-            }
+    if let Some(schedule) = text(spec, "schedule") {
+        let fields = schedule.split_whitespace().count();
+        if !schedule.starts_with('@') && fields != 5 {
+            let text = format!("expected exactly 5 fields, found {fields}: [{schedule}]");
+            errors.invalid(&SPEC.child("schedule"), schedule, &text);
         }
     }
     for key in [
@@ -286,6 +306,9 @@ fn validate_cron(cron: &Value) -> Vec<Cause> {
         &template.child("spec"),
         &mut errors,
     );
+    if text(spec, "schedule").is_none() {
+        errors.required(&SPEC.child("schedule"), "");
+    }
     if cron["metadata"]["name"]
         .as_str()
         .is_some_and(|name| name.len() > CRON_NAME_MAX)

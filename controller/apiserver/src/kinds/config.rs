@@ -124,7 +124,8 @@ fn validate_map(map: &Value, errors: &mut FieldErrors) {
         total += decoded_len(value);
     }
     if total > DATA_MAX {
-        errors.too_long(&Path::root(""), DATA_MAX);
+        // The root has no name: this is how Kubernetes prints it.
+        errors.too_long(&Path::root("[]"), DATA_MAX);
     }
 }
 

@@ -3,7 +3,7 @@
 use super::field::{FieldErrors, Path};
 use super::service::address::validate_endpoint_ip;
 use super::service::{PROTOCOLS, address};
-use super::value::{default, items, list, text};
+use super::value::{default, items, list, number, present, remove, set, text};
 use super::{Ctx, Generation, Strategy, metadata, names};
 use crate::error::{ApiError, Cause};
 use serde_json::Value;
@@ -24,11 +24,28 @@ impl Strategy for EndpointSlice {
     }
 
     fn prepare_create(&self, slice: &mut Value, _: &Ctx<'_>) -> Result<(), ApiError> {
-        // A required list: the API shows null where the client gave none.
-        if let Some(map) = slice.as_object_mut() {
-            for key in ["endpoints", "ports"] {
-                map.entry(key).or_insert(Value::Null);
+        prepare(slice);
+        for endpoint in items(slice, "endpoints") {
+            remove(endpoint, TOPOLOGY);
+        }
+        Ok(())
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value, _: &Ctx<'_>) -> Result<(), ApiError> {
+        prepare(new);
+        // v1 has no topology map: one that an older version stored stays, none is added.
+        if !list(old, "endpoints")
+            .iter()
+            .any(|endpoint| present(endpoint, TOPOLOGY))
+        {
+            for endpoint in items(new, "endpoints") {
+                remove(endpoint, TOPOLOGY);
             }
+        }
+        let labels = |slice: &Value| slice["metadata"].get("labels").cloned().unwrap_or_default();
+        if !metadata::semantically_equal(&labels(new), &labels(old)) {
+            let generation = number(&old["metadata"], "generation") + 1;
+            set(&mut new["metadata"], "generation", generation);
         }
         Ok(())
     }
@@ -53,12 +70,9 @@ impl Strategy for EndpointSlice {
             &mut errors,
         );
         let path = Path::root("addressType");
-        metadata::immutable(
-            &path,
-            new.get("addressType"),
-            old.get("addressType"),
-            &mut errors,
-        );
+        if new.get("addressType") != old.get("addressType") {
+            errors.invalid(&path, Value::Null, metadata::IMMUTABLE);
+        }
         errors.into_causes()
     }
 
@@ -68,6 +82,15 @@ impl Strategy for EndpointSlice {
 
     fn create_on_update(&self) -> bool {
         false
+    }
+}
+
+/// Empty required lists are null, as they come back from a store of the real server.
+fn prepare(slice: &mut Value) {
+    for key in ["endpoints", "ports"] {
+        if list(slice, key).is_empty() {
+            set(slice, key, Value::Null);
+        }
     }
 }
 
@@ -129,7 +152,7 @@ fn validate_addresses(
     let path = path.child("addresses");
     let addresses = list(endpoint, "addresses");
     if addresses.is_empty() {
-        errors.required(&path, "must contain at least 1 address");
+        errors.required(&path, "");
     } else if addresses.len() > ADDRESSES_MAX {
         errors.too_many(&path, addresses.len(), ADDRESSES_MAX);
     }
@@ -240,6 +263,7 @@ fn validate_ports(ports: &[Value], errors: &mut FieldErrors) {
 }
 
 const ADDRESS_TYPES: &[&str] = &["FQDN", "IPv4", "IPv6"];
+const TOPOLOGY: &str = "deprecatedTopology";
 const ENDPOINTS_MAX: usize = 1000;
 const ADDRESSES_MAX: usize = 100;
 const PORTS_MAX: usize = 20_000;

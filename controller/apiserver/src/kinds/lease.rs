@@ -1,14 +1,24 @@
 //! Leases.
 
 use super::field::{FieldErrors, Path};
-use super::value::{number, present, text};
+use super::value::{existing, number, present, remove};
 use super::{Ctx, Strategy};
-use crate::error::Cause;
+use crate::error::{ApiError, Cause};
 use serde_json::Value;
 
 pub(super) struct Lease;
 
 impl Strategy for Lease {
+    fn prepare_create(&self, lease: &mut Value, _: &Ctx<'_>) -> Result<(), ApiError> {
+        drop_coordinated(lease);
+        Ok(())
+    }
+
+    fn prepare_update(&self, new: &mut Value, _: &Value, _: &Ctx<'_>) -> Result<(), ApiError> {
+        drop_coordinated(new);
+        Ok(())
+    }
+
     fn validate_create(&self, lease: &Value, _: &Ctx<'_>) -> Vec<Cause> {
         validate(lease)
     }
@@ -23,6 +33,14 @@ impl Strategy for Lease {
 
     fn unconditional_update(&self) -> bool {
         false
+    }
+}
+
+/// Coordinated leader election is off by default, and its fields are dropped.
+fn drop_coordinated(lease: &mut Value) {
+    if let Some(spec) = existing(lease, "spec") {
+        remove(spec, "strategy");
+        remove(spec, "preferredHolder");
     }
 }
 
@@ -42,10 +60,6 @@ fn validate(lease: &Value) -> Vec<Cause> {
     if transitions < 0 {
         let text = "must be greater than or equal to 0";
         errors.invalid(&path.child("leaseTransitions"), transitions, text);
-    }
-    if text(spec, "preferredHolder").is_some() && text(spec, "strategy").is_none() {
-        let text = "may only be specified if `strategy` is defined";
-        errors.forbidden(&path.child("preferredHolder"), text);
     }
     errors.into_causes()
 }

@@ -259,7 +259,7 @@ fn regex(text: &str, format: &str, examples: &[&str]) -> String {
         .collect();
     format!(
         "{text} (e.g. {}regex used for validation is '{format}')",
-        quoted.join("or ")
+        quoted.join(" or ")
     )
 }
 

@@ -179,6 +179,13 @@ fn validate_ingress(ingress: &Value) -> Vec<Cause> {
     for (index, rule) in rules.iter().enumerate() {
         let path = path.index(index);
         if let Some(host) = text(rule, "host") {
+            if host.parse::<std::net::IpAddr>().is_ok() {
+                errors.invalid(
+                    &path.child("host"),
+                    host,
+                    "must be a DNS name, not an IP address",
+                );
+            }
             let plain = host.strip_prefix("*.").unwrap_or(host);
             for fault in names::subdomain(plain) {
                 errors.invalid(&path.child("host"), host, &fault);
@@ -231,21 +238,21 @@ fn validate_backend(backend: &Value, path: &Path<'_>, errors: &mut FieldErrors) 
             errors.invalid(path, "", "cannot set both resource and service backends")
         }
         (true, None) => {}
-        (false, None) => errors.required(path, "one of service or resource must be set"),
+        (false, None) => errors.invalid(path, "", "resource or service backend is required"),
         (false, Some(service)) => {
-            let path = path.child("service");
+            let at = path.child("service");
             if text(service, "name").is_none() {
-                errors.required(&path.child("name"), "");
+                errors.required(&at.child("name"), "");
             }
             let port = &service["port"];
             match (text(port, "name"), number(port, "number")) {
-                (None, 0) => errors.required(&path, "port name or number is required"),
+                (None, 0) => errors.required(path, "port name or number is required"),
                 (Some(_), number) if number != 0 => {
-                    errors.invalid(&path, "", "cannot set both port name & port number");
+                    errors.invalid(path, "", "cannot set both port name & port number");
                 }
                 (None, number) => {
                     if let Some(fault) = names::port_number(number) {
-                        let path = path.child("port");
+                        let path = at.child("port");
                         errors.invalid(&path.child("number"), number, fault);
                     }
                 }

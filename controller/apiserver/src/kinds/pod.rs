@@ -19,7 +19,7 @@ impl Strategy for Pod {
             return;
         };
         defaults::apply(spec);
-        super::value::default(spec, "enableServiceLinks", true);
+        defaults::apply_pod(spec);
         for key in ["containers", "initContainers"] {
             for container in items(spec, key) {
                 requests_from_limits(container);
@@ -32,10 +32,22 @@ impl Strategy for Pod {
 
     fn prepare_create(&self, pod: &mut Value, ctx: &Ctx<'_>) -> Result<(), ApiError> {
         admit_account(pod, ctx)?;
+        let name = pod["metadata"]["name"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         let Some(spec) = object(pod, "spec") else {
             return Ok(());
         };
         tolerate_node_faults(spec);
+        let wanted = number(spec, "priority");
+        if wanted != 0 && text(spec, "priorityClassName").is_none() {
+            let why = format!(
+                "the integer value of priority ({wanted}) must not be provided in pod spec; priority \
+                 admission controller computed 0 from the given PriorityClass name"
+            );
+            return Err(ApiError::forbidden("", "pods", &name, &why));
+        }
         super::value::default(spec, "priority", 0);
         super::value::default(spec, "preemptionPolicy", "PreemptLowerPriority");
         let class = quality(spec);
@@ -50,6 +62,9 @@ impl Strategy for Pod {
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx<'_>) -> Result<(), ApiError> {
         if ctx.subresource.is_empty() {
             replace(new, "status", old.get("status"));
+            if let Some(spec) = object(new, "spec") {
+                tolerate_node_faults(spec);
+            }
         } else if let Some(class) = old["status"].get("qosClass")
             && let Some(status) = object(new, "status")
         {
@@ -60,7 +75,7 @@ impl Strategy for Pod {
 
     fn validate_create(&self, pod: &Value, _: &Ctx<'_>) -> Vec<Cause> {
         let mut errors = FieldErrors::default();
-        spec::validate(&pod["spec"], &Path::root("spec"), &mut errors);
+        spec::validate_pod(&pod["spec"], &Path::root("spec"), &mut errors);
         errors.into_causes()
     }
 

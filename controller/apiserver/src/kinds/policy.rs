@@ -2,7 +2,7 @@
 
 use super::field::{FieldErrors, Path};
 use super::value::{present, set, text};
-use super::workload::int_or_percent;
+use super::workload::{int_or_percent, internal, not_over_100_percent};
 use super::{Ctx, Generation, Strategy, metadata};
 use crate::error::{ApiError, Cause};
 use serde_json::{Value, json};
@@ -46,26 +46,22 @@ fn validate(budget: &Value) -> Vec<Cause> {
     let path = Path::root("spec");
     let spec = budget.get("spec").unwrap_or(&Value::Null);
     if present(spec, "minAvailable") && present(spec, "maxUnavailable") {
+        let fields = [
+            "MinAvailable",
+            "Selector",
+            "MaxUnavailable",
+            "UnhealthyPodEvictionPolicy",
+        ];
         errors.invalid(
             &path,
-            spec.clone(),
+            internal(spec, &fields),
             "minAvailable and maxUnavailable cannot be both set",
         );
     }
     for key in ["minAvailable", "maxUnavailable"] {
         let value = spec.get(key).unwrap_or(&Value::Null);
         int_or_percent(value, &path.child(key), &mut errors);
-        let percent = value
-            .as_str()
-            .and_then(|text| text.strip_suffix('%'))
-            .and_then(|text| text.parse::<u64>().ok());
-        if percent.is_some_and(|percent| percent > 100) {
-            errors.invalid(
-                &path.child(key),
-                value.clone(),
-                "must not be greater than 100%",
-            );
-        }
+        not_over_100_percent(value, &path.child(key), &mut errors);
     }
     metadata::validate_selector(
         spec.get("selector").unwrap_or(&Value::Null),

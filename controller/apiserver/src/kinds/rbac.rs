@@ -18,13 +18,12 @@ impl Strategy for Role {
     }
 
     fn prepare_create(&self, role: &mut Value, ctx: &Ctx<'_>) -> Result<(), ApiError> {
-        if let Some(map) = role.as_object_mut() {
-            map.entry("rules").or_insert(Value::Null);
-        }
+        show_rules(role);
         confirm_role(role, ctx)
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx<'_>) -> Result<(), ApiError> {
+        show_rules(new);
         if only_collects(new, old) {
             return Ok(());
         }
@@ -81,17 +80,24 @@ impl Strategy for Binding {
         let mut errors = FieldErrors::default();
         validate_binding(new, ctx, &mut errors);
         if new["roleRef"] != old["roleRef"] {
-            errors.invalid(
-                &Path::root("roleRef"),
-                new["roleRef"].clone(),
-                metadata::IMMUTABLE,
-            );
+            let reference = &new["roleRef"];
+            let printed = serde_json::json!({
+                "APIGroup": reference["apiGroup"], "Kind": reference["kind"], "Name": reference["name"],
+            });
+            errors.invalid(&Path::root("roleRef"), printed, metadata::IMMUTABLE);
         }
         errors.into_causes()
     }
 
     fn create_on_update(&self) -> bool {
         true
+    }
+}
+
+/// An empty required list is null, as it comes back from a store of the real server.
+fn show_rules(role: &mut Value) {
+    if list(role, "rules").is_empty() {
+        super::value::set(role, "rules", Value::Null);
     }
 }
 
@@ -166,11 +172,9 @@ fn confirm_binding(binding: &Value, ctx: &Ctx<'_>) -> Result<(), ApiError> {
     }
     let name = binding["metadata"]["name"].as_str().unwrap_or_default();
     let Some(rules) = index.role_rules(&reference, ctx.namespace) else {
-        return Err(ApiError::not_found(
-            GROUP,
-            reference.resource(),
-            reference.name(),
-        ));
+        // Kubernetes names the binding's resource here.
+        let resource = &ctx.resource.resource;
+        return Err(ApiError::not_found(GROUP, resource, reference.name()));
     };
     let held = index.rules_for(ctx.user, ctx.namespace);
     confirm_no_escalation(&ctx.user.name, &ctx.user.groups, &held, rules)
@@ -205,10 +209,7 @@ fn validate_role(role: &Value, ctx: &Ctx<'_>) -> Vec<Cause> {
         let path = path.index(index);
         let urls = list(rule, "nonResourceURLs");
         if list(rule, "verbs").is_empty() {
-            errors.required(
-                &path.child("verbs"),
-                "verbs must contain at least one value",
-            );
+            errors.required(&path.child("verbs"), "");
         }
         if !urls.is_empty() {
             let at = path.child("nonResourceURLs");
@@ -249,7 +250,11 @@ fn validate_role(role: &Value, ctx: &Ctx<'_>) -> Vec<Cause> {
             );
         }
         for (index, selector) in selectors.iter().enumerate() {
+            let before = errors.len();
             metadata::validate_selector(selector, &path.index(index), &mut errors);
+            if errors.len() > before {
+                errors.invalid(&path.index(index), Value::Null, "invalid label selector.");
+            }
         }
     }
     errors.into_causes()

@@ -387,7 +387,7 @@ fn drop_for_type(new: &mut Value, old: &Value) {
             remove(&mut new["spec"], "clusterIP");
             remove(&mut new["spec"], "clusterIPs");
         }
-        for key in ["ipFamilies", "ipFamilyPolicy"] {
+        for key in ["ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"] {
             if same(new, key) {
                 remove(&mut new["spec"], key);
             }

@@ -31,8 +31,14 @@ impl Strategy for Workload {
             Kind::ReplicaSet => default(spec, "replicas", 1),
             Kind::ReplicationController => default(spec, "replicas", 1),
         }
-        defaults::apply_template(spec, "template");
+        // In this one kind the template may be missing.
+        if self.0 != Kind::ReplicationController || present(spec, "template") {
+            defaults::apply_template(spec, "template");
+        }
         if self.0 == Kind::ReplicationController {
+            if number(spec, "minReadySeconds") == 0 {
+                remove(spec, "minReadySeconds");
+            }
             let labels = spec.pointer("/template/metadata/labels").cloned();
             if let Some(labels) = labels {
                 if !present(spec, "selector") {
@@ -55,6 +61,20 @@ impl Strategy for Workload {
             Kind::ReplicaSet | Kind::ReplicationController => json!({"replicas": 0}),
         };
         set(object, "status", status);
+        if self.0 == Kind::DaemonSet {
+            set_template_generation(object, 1);
+        }
+        Ok(())
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value, ctx: &Ctx<'_>) -> Result<(), ApiError> {
+        if self.0 == Kind::DaemonSet && ctx.subresource.is_empty() {
+            let known = old["metadata"]["annotations"][TEMPLATE_GENERATION].as_str();
+            let known: i64 = known.and_then(|text| text.parse().ok()).unwrap_or_default();
+            let (a, b) = (&new["spec"]["template"], &old["spec"]["template"]);
+            let moved = !metadata::semantically_equal(a, b);
+            set_template_generation(new, known + i64::from(moved));
+        }
         Ok(())
     }
 
@@ -67,13 +87,18 @@ impl Strategy for Workload {
     fn validate_update(&self, new: &Value, old: &Value, ctx: &Ctx<'_>) -> Vec<Cause> {
         let mut errors = FieldErrors::default();
         if ctx.subresource == "status" {
-            return Vec::new();
+            validate_status(&new["status"], &mut errors);
+            return errors.into_causes();
         }
         if self.0 == Kind::StatefulSet {
-            let changed =
-                !metadata::semantically_equal(&frozen(&new["spec"]), &frozen(&old["spec"]));
-            if changed {
-                errors.forbidden(&SPEC, STATEFUL_FROZEN);
+            for key in [
+                "selector",
+                "volumeClaimTemplates",
+                "serviceName",
+                "podManagementPolicy",
+            ] {
+                let (a, b) = (new["spec"].get(key), old["spec"].get(key));
+                metadata::immutable(&SPEC.child(key), a, b, &mut errors);
             }
         } else if self.0 != Kind::ReplicationController {
             let (a, b) = (new["spec"].get("selector"), old["spec"].get("selector"));
@@ -127,37 +152,65 @@ impl Workload {
             self.validate_map_selector(spec, errors);
             return;
         }
-        let selector = spec.get("selector").unwrap_or(&Value::Null);
-        let path = SPEC.child("selector");
-        if selector.is_null() {
-            errors.required(&path, "");
-        } else {
-            metadata::validate_selector(selector, &path, errors);
-            if metadata::selector_is_empty(selector) {
-                let text = format!("empty selector is invalid for {}", self.noun());
-                errors.invalid(&path, selector.clone(), &text);
-            }
-        }
         let template = spec.get("template").unwrap_or(&Value::Null);
         let path = SPEC.child("template");
-        spec::validate_template(template, selector, &path, errors);
+        if self.validate_selector(spec, errors) {
+            spec::validate_selected(template, &spec["selector"], &path, errors);
+        }
+        spec::validate_template(template, &path, errors);
         spec::validate_restart_policy(template, &["Always"], &path, errors);
+        if present(&template["spec"], "activeDeadlineSeconds") {
+            let noun = match self.0 {
+                Kind::StatefulSet => "StatefulSet",
+                Kind::DaemonSet => "DaemonSet",
+                _ => "ReplicaSet",
+            };
+            let path = path.child("spec");
+            errors.forbidden(
+                &path.child("activeDeadlineSeconds"),
+                &format!("activeDeadlineSeconds in {noun} is not Supported"),
+            );
+        }
         match self.0 {
             Kind::Deployment => validate_rollout(spec, "strategy", "Recreate", errors),
             Kind::DaemonSet => validate_rollout(spec, "updateStrategy", "OnDelete", errors),
             _ => {}
         }
         let deadline = number(spec, "progressDeadlineSeconds");
-        if self.0 == Kind::Deployment
-            && deadline >= 0
-            && deadline <= number(spec, "minReadySeconds")
-        {
+        if self.0 == Kind::Deployment && deadline <= number(spec, "minReadySeconds") {
             errors.invalid(
                 &SPEC.child("progressDeadlineSeconds"),
                 deadline,
                 "must be greater than minReadySeconds",
             );
         }
+    }
+
+    /// Answers whether the selector can be read, so that it can be held against the template.
+    fn validate_selector(&self, spec: &Value, errors: &mut FieldErrors) -> bool {
+        let selector = spec.get("selector").unwrap_or(&Value::Null);
+        let path = SPEC.child("selector");
+        if selector.is_null() {
+            // A DaemonSet's missing selector selects nothing, and only that is told.
+            if self.0 != Kind::DaemonSet {
+                errors.required(&path, "");
+            }
+            return true;
+        }
+        let before = errors.len();
+        metadata::validate_selector(selector, &path, errors);
+        let readable = errors.len() == before;
+        if metadata::selector_is_empty(selector) {
+            let text = format!("empty selector is invalid for {}", self.noun());
+            errors.invalid(&path, selector.clone(), &text);
+        }
+        match self.0 {
+            _ if readable => {}
+            Kind::StatefulSet => errors.invalid(&path, selector.clone(), ""),
+            Kind::DaemonSet => {}
+            _ => errors.invalid(&path, selector.clone(), "invalid label selector"),
+        }
+        readable
     }
 
     fn validate_map_selector(&self, spec: &Value, errors: &mut FieldErrors) {
@@ -172,7 +225,8 @@ impl Workload {
             None => errors.required(&path, ""),
             Some(template) => {
                 let selector = json!({"matchLabels": selector});
-                spec::validate_template(template, &selector, &path, errors);
+                spec::validate_selected(template, &selector, &path, errors);
+                spec::validate_template(template, &path, errors);
                 spec::validate_restart_policy(template, &["Always"], &path, errors);
             }
         }
@@ -230,6 +284,7 @@ fn default_stateful_set(spec: &mut Value) {
             && let Some(rolling) = object(strategy, "rollingUpdate")
         {
             default(rolling, "partition", 0);
+            default(rolling, "maxUnavailable", 1);
         }
     }
     if let Some(retention) = object(spec, "persistentVolumeClaimRetentionPolicy") {
@@ -285,14 +340,14 @@ fn validate_stateful(spec: &Value, errors: &mut FieldErrors) {
             if present(strategy, "rollingUpdate") {
                 errors.invalid(
                     &path.child("rollingUpdate"),
-                    strategy["rollingUpdate"].clone(),
+                    internal(&strategy["rollingUpdate"], &["Partition", "MaxUnavailable"]),
                     "only allowed for updateStrategy 'RollingUpdate'",
                 );
             }
         }
-        _ => errors.invalid(
+        other => errors.invalid(
             &path,
-            strategy.clone(),
+            json!({"Type": other, "RollingUpdate": null}),
             "must be 'RollingUpdate' or 'OnDelete'",
         ),
     }
@@ -323,56 +378,120 @@ fn validate_rollout(spec: &Value, key: &str, other: &str, errors: &mut FieldErro
             );
         }
     } else if kind == "RollingUpdate" {
-        let rolling = &strategy["rollingUpdate"];
         let path = path.child("rollingUpdate");
-        int_or_percent(
-            &rolling["maxUnavailable"],
-            &path.child("maxUnavailable"),
+        validate_rolling(
+            &strategy["rollingUpdate"],
+            other == "Recreate",
+            &path,
             errors,
         );
-        int_or_percent(&rolling["maxSurge"], &path.child("maxSurge"), errors);
-        let zero = |key: &str| rolling[key] == 0 || rolling[key] == "0%" || !present(rolling, key);
-        if zero("maxUnavailable") && zero("maxSurge") {
+    } else {
+        let supported: &[&str] = if other == "Recreate" {
+            &["Recreate", "RollingUpdate"]
+        } else {
+            &["RollingUpdate", "OnDelete"]
+        };
+        let printed = json!({"Type": kind, "RollingUpdate": null});
+        errors.not_supported(&path, printed, supported);
+    }
+}
+
+fn validate_rolling(rolling: &Value, deployment: bool, path: &Path<'_>, errors: &mut FieldErrors) {
+    let (unavailable, surge) = (path.child("maxUnavailable"), path.child("maxSurge"));
+    int_or_percent(&rolling["maxUnavailable"], &unavailable, errors);
+    int_or_percent(&rolling["maxSurge"], &surge, errors);
+    let zero = |key: &str| rolling[key] == 0 || rolling[key] == "0%" || !present(rolling, key);
+    match (zero("maxUnavailable"), zero("maxSurge")) {
+        (true, true) if deployment => errors.invalid(
+            &unavailable,
+            rolling["maxUnavailable"].clone(),
+            "may not be 0 when `maxSurge` is 0",
+        ),
+        (true, true) => errors.required(&unavailable, "cannot be 0 when maxSurge is 0"),
+        (false, false) if !deployment => errors.invalid(
+            &surge,
+            rolling["maxSurge"].clone(),
+            "may not be set when maxUnavailable is non-zero",
+        ),
+        _ => {}
+    }
+    not_over_100_percent(&rolling["maxUnavailable"], &unavailable, errors);
+    if !deployment {
+        not_over_100_percent(&rolling["maxSurge"], &surge, errors);
+    }
+}
+
+/// Reports a share above the whole.
+pub(super) fn not_over_100_percent(value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    let percent = value
+        .as_str()
+        .and_then(|text| text.strip_suffix('%'))
+        .and_then(|text| text.parse::<u64>().ok());
+    if percent.is_some_and(|percent| percent > 100) {
+        errors.invalid(path, value.clone(), "must not be greater than 100%");
+    }
+}
+
+/// A value as the real server prints it here: its internal form, with the names of Go.
+pub(super) fn internal(value: &Value, fields: &[&str]) -> Value {
+    let mut printed = serde_json::Map::new();
+    for field in fields {
+        let key = format!("{}{}", field[..1].to_lowercase(), &field[1..]);
+        printed.insert(
+            (*field).to_owned(),
+            value.get(&key).cloned().unwrap_or_default(),
+        );
+    }
+    Value::Object(printed)
+}
+
+/// Counts of a status fit one another.
+fn validate_status(status: &Value, errors: &mut FieldErrors) {
+    let path = Path::root("status");
+    for (key, value) in status.as_object().into_iter().flatten() {
+        if value.as_i64().is_some_and(|number| number < 0) {
+            nonnegative(status, key, &path, errors);
+        }
+    }
+    let replicas = number(status, "replicas");
+    for key in [
+        "fullyLabeledReplicas",
+        "updatedReplicas",
+        "currentReplicas",
+        "readyReplicas",
+        "availableReplicas",
+    ] {
+        let count = number(status, key);
+        if count > replicas {
             errors.invalid(
-                &path.child("maxUnavailable"),
-                rolling["maxUnavailable"].clone(),
-                if other == "Recreate" {
-                    "may not be 0 when `maxSurge` is 0"
-                } else {
-                    "cannot be 0 when maxSurge is 0"
-                },
+                &path.child(key),
+                count,
+                "cannot be greater than status.replicas",
             );
         }
-    } else {
-        let mut supported = [other, "RollingUpdate"];
-        supported.sort_unstable();
-        let path = path.child("type");
-        let at = if other == "Recreate" {
-            &SPEC.child(key)
-        } else {
-            &path
-        };
-        errors.not_supported(at, kind, &supported);
+    }
+    let (available, ready) = (
+        number(status, "availableReplicas"),
+        number(status, "readyReplicas"),
+    );
+    if available > ready {
+        errors.invalid(
+            &path.child("availableReplicas"),
+            available,
+            "cannot be greater than readyReplicas",
+        );
     }
 }
 
-/// A StatefulSet's spec without what an update may change.
-fn frozen(spec: &Value) -> Value {
-    let mut spec = spec.clone();
-    for key in [
-        "replicas",
-        "template",
-        "updateStrategy",
-        "revisionHistoryLimit",
-        "minReadySeconds",
-        "ordinals",
-        "persistentVolumeClaimRetentionPolicy",
-    ] {
-        remove(&mut spec, key);
+/// A field of an old version, kept in an annotation.
+fn set_template_generation(object_: &mut Value, generation: i64) {
+    if let Some(meta) = object(object_, "metadata")
+        && let Some(annotations) = object(meta, "annotations")
+    {
+        set(annotations, TEMPLATE_GENERATION, generation.to_string());
     }
-    spec
 }
 
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 const SPEC: Path<'static> = Path::root("spec");
-const PERCENT: &str = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%', or '93%', regex used for validation is '[0-9]+%')";
-const STATEFUL_FROZEN: &str = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
+const PERCENT: &str = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";

@@ -104,7 +104,7 @@ impl Request<'_> {
     /// Defaults, then who owns which field: decoding gives defaults, so their owner is the client.
     pub(super) fn record_fields_on_create(&self, object: &mut Value) {
         self.apply_defaults(object);
-        if self.has_status() {
+        if self.has_status() && !self.strategy().status_on_create() {
             remove(object, "status");
         }
         self.record_fields(None, object);

@@ -109,8 +109,11 @@ pub(super) fn validate_create(object: &Value, resource: &Resource, rule: NameRul
 }
 
 /// Everything that an update may not do to metadata.
-pub(super) fn validate_update(new: &Value, old: &Value) -> Vec<Cause> {
+pub(super) fn validate_update(new: &Value, old: &Value, resource: &Resource) -> Vec<Cause> {
     let mut errors = FieldErrors::default();
     kinds::metadata::validate_update(new, old, &mut errors);
+    if resource.custom.is_none() {
+        kinds::metadata::validate_kube_finalizers(new, &mut errors);
+    }
     errors.into_causes()
 }

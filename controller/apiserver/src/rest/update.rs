@@ -169,7 +169,8 @@ impl Request<'_> {
             if !self.strategy().unconditional_update() || self.resource.custom.is_some() {
                 let detail = "must be specified for an update";
                 let cause = Cause::invalid("metadata.resourceVersion", &json!(0), detail);
-                return Err(self.invalid(new, vec![cause]));
+                // Kubernetes names the resource here where it names the kind elsewhere.
+                return Err(ApiError::invalid(group, resource, name, vec![cause]));
             }
             metadata_mut(new).insert(
                 "resourceVersion".to_owned(),
@@ -222,7 +223,7 @@ impl Request<'_> {
         if matches!(self.place.subresource.as_str(), "" | "scale") {
             self.next_generation(&mut new, old);
         }
-        let mut causes = meta::validate_update(&new, old);
+        let mut causes = meta::validate_update(&new, old, &self.resource);
         causes.extend(self.validate_custom(&new, Some(old), &causes));
         causes.extend(strategy.validate_update(&new, old, &ctx));
         if causes.is_empty() {

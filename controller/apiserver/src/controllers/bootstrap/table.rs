@@ -16,8 +16,6 @@ use std::sync::{Arc, LazyLock};
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) resource: &'static str,
-    /// Empty for cluster-scoped ones.
-    pub(crate) namespace: String,
     pub(crate) name: String,
     /// Without metadata that the server sets.
     pub(crate) object: Value,
@@ -114,7 +112,6 @@ fn role(line: &str) -> Row {
     };
     Row {
         resource,
-        namespace,
         name,
         object,
     }
@@ -138,7 +135,6 @@ fn binding(line: &str) -> Row {
     };
     Row {
         resource,
-        namespace,
         name,
         object,
     }
@@ -249,7 +245,7 @@ mod tests {
         let binding = find("clusterrolebindings", "cluster-admin");
         assert_eq!(binding.object["subjects"][0]["name"], "system:masters");
         let reader = find("roles", "extension-apiserver-authentication-reader");
-        assert_eq!(reader.namespace, "kube-system");
+        assert_eq!(reader.object["metadata"]["namespace"], "kube-system");
         assert_eq!(reader.object["rules"][0]["apiGroups"], json!([""]));
         assert_eq!(
             rows()

@@ -22,14 +22,6 @@ pub(in crate::kinds) fn apply(spec: &mut Value) {
             apply_container(container);
         }
     }
-    if spec["hostNetwork"] == true {
-        for container in items(spec, "containers") {
-            for port in items(container, "ports") {
-                let number = port["containerPort"].clone();
-                default(port, "hostPort", number);
-            }
-        }
-    }
     for volume in items(spec, "volumes") {
         apply_volume(volume);
     }
@@ -44,6 +36,25 @@ pub(in crate::kinds) fn apply(spec: &mut Value) {
     }
     default(spec, "securityContext", json!({}));
     default(spec, "schedulerName", "default-scheduler");
+}
+
+/// Defaults of pods alone, not of templates.
+pub(in crate::kinds) fn apply_pod(spec: &mut Value) {
+    if spec["hostNetwork"] == true {
+        for container in items(spec, "containers") {
+            for port in items(container, "ports") {
+                let number = port["containerPort"].clone();
+                default(port, "hostPort", number);
+            }
+        }
+    }
+    if spec["terminationGracePeriodSeconds"]
+        .as_i64()
+        .is_some_and(|seconds| seconds < 0)
+    {
+        set(spec, "terminationGracePeriodSeconds", 1);
+    }
+    default(spec, "enableServiceLinks", true);
 }
 
 fn apply_container(container: &mut Value) {

@@ -6,28 +6,53 @@ use crate::kinds::{metadata, names};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
-/// Checks the template of a workload: labels, annotations, spec, and that the selector selects it.
-pub(in crate::kinds) fn validate_template(
+/// Checks that a selector selects the pods of its own template. A missing one selects none.
+pub(in crate::kinds) fn validate_selected(
     template: &Value,
     selector: &Value,
     path: &Path<'_>,
     errors: &mut FieldErrors,
 ) {
     let labels = template.pointer("/metadata/labels").unwrap_or(&Value::Null);
-    let meta = path.child("metadata");
-    if !metadata::selector_is_empty(selector) && !metadata::selector_matches(selector, labels) {
+    let empty = metadata::selector_is_empty(selector) && !selector.is_null();
+    if !empty && (selector.is_null() || !metadata::selector_matches(selector, labels)) {
+        let path = path.child("metadata");
         errors.invalid(
-            &meta.child("labels"),
-            if labels.is_null() {
-                serde_json::json!({})
-            } else {
-                labels.clone()
-            },
+            &path.child("labels"),
+            labels.clone(),
             "`selector` does not match template `labels`",
         );
     }
+}
+
+/// Checks the template of a workload: labels and spec.
+pub(in crate::kinds) fn validate_template(
+    template: &Value,
+    path: &Path<'_>,
+    errors: &mut FieldErrors,
+) {
+    let labels = template.pointer("/metadata/labels").unwrap_or(&Value::Null);
+    let meta = path.child("metadata");
     metadata::validate_labels(labels, &meta.child("labels"), errors);
     validate(&template["spec"], &path.child("spec"), errors);
+}
+
+/// What only pods themselves must keep to.
+pub(in crate::kinds) fn validate_pod(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    for key in ["containers", "initContainers"] {
+        let path = path.child(key);
+        for (index, container) in list(spec, key).iter().enumerate() {
+            if let Some(image) = text(container, "image").filter(|image| image.trim() != *image) {
+                let path = path.index(index);
+                errors.invalid(
+                    &path.child("image"),
+                    image,
+                    "must not have leading or trailing whitespace",
+                );
+            }
+        }
+    }
+    validate(spec, path, errors);
 }
 
 pub(in crate::kinds) fn validate(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
@@ -96,19 +121,19 @@ fn validate_volumes<'a>(
         for fault in names::label(name) {
             errors.invalid(&path.child("name"), name, &fault);
         }
-        if !known.insert(name) {
-            errors.duplicate(&path.child("name"), name);
-        }
+        let before = errors.len();
         let sources: Vec<&String> = volume
             .as_object()
             .into_iter()
             .flat_map(|map| map.keys())
             .filter(|key| *key != "name")
             .collect();
-        if let [_, more @ ..] = sources.as_slice() {
-            for key in more {
-                errors.forbidden(&path.child(key), "may not specify more than 1 volume type");
-            }
+        for key in sources.iter().skip(1) {
+            errors.forbidden(&path.child(key), "may not specify more than 1 volume type");
+        }
+        // A faulty volume is told of once, and not as a duplicate of another.
+        if errors.len() == before && !known.insert(name) {
+            errors.duplicate(&path.child("name"), name);
         }
     }
     known
@@ -128,21 +153,10 @@ fn validate_container(
             }
         }
     }
-    match container
-        .get("image")
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-    {
-        "" => errors.required(&path.child("image"), ""),
-        image if image.trim() != image => {
-            errors.invalid(
-                &path.child("image"),
-                image,
-                "must not have leading or trailing whitespace",
-            );
-        }
-        _ => {}
+    if text(container, "image").is_none() {
+        errors.required(&path.child("image"), "");
     }
+    validate_resources(container, &path.child("resources"), errors);
     validate_ports(container, &path.child("ports"), errors);
     let env = path.child("env");
     for (index, variable) in list(container, "env").iter().enumerate() {
@@ -167,10 +181,12 @@ fn validate_container(
     let mut paths = BTreeSet::new();
     for (index, mount) in list(container, "volumeMounts").iter().enumerate() {
         let path = mounts.index(index);
-        match text(mount, "name") {
-            None => errors.required(&path.child("name"), ""),
-            Some(name) if !volumes.contains(name) => errors.not_found(&path.child("name"), name),
-            Some(_) => {}
+        let name = text(mount, "name").unwrap_or_default();
+        if name.is_empty() {
+            errors.required(&path.child("name"), "");
+        }
+        if !volumes.contains(name) {
+            errors.not_found(&path.child("name"), name);
         }
         match text(mount, "mountPath") {
             None => errors.required(&path.child("mountPath"), ""),
@@ -227,6 +243,55 @@ fn validate_ports(container: &Value, path: &Path<'_>, errors: &mut FieldErrors) 
     }
 }
 
+fn validate_resources(container: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    let (limits, requests) = (
+        &container["resources"]["limits"],
+        &container["resources"]["requests"],
+    );
+    for (resource, request) in requests.as_object().into_iter().flatten() {
+        let (Some(wanted), Some(limit)) = (request.as_str(), limits[resource].as_str()) else {
+            continue;
+        };
+        if quantity(wanted) > quantity(limit) {
+            let text = format!("must be less than or equal to {resource} limit of {limit}");
+            errors.invalid(&path.child("requests"), wanted, &text);
+        }
+    }
+}
+
+/// A canonical quantity as a number, good enough to compare two of them.
+fn quantity(text: &str) -> Option<f64> {
+    let split = text
+        .find(|c: char| !c.is_ascii_digit() && !matches!(c, '.' | '-' | '+'))
+        .unwrap_or(text.len());
+    let (number, suffix) = text.split_at(split);
+    let factor = match suffix {
+        "" => 1.0,
+        "n" => 1e-9,
+        "u" => 1e-6,
+        "m" => 1e-3,
+        "k" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        "T" => 1e12,
+        "P" => 1e15,
+        "E" => 1e18,
+        "Ki" => 1024.0,
+        "Mi" => 1024_f64.powi(2),
+        "Gi" => 1024_f64.powi(3),
+        "Ti" => 1024_f64.powi(4),
+        "Pi" => 1024_f64.powi(5),
+        "Ei" => 1024_f64.powi(6),
+        exponent => {
+            return text
+                .parse()
+                .ok()
+                .filter(|_| exponent.starts_with(['e', 'E']));
+        }
+    };
+    number.parse::<f64>().ok().map(|number| number * factor)
+}
+
 /// Reports a set value that isn't in `allowed`, and an unset one as missing.
 pub(in crate::kinds) fn one_of(
     value: &Value,
@@ -252,7 +317,7 @@ pub(in crate::kinds) fn validate_restart_policy(
     errors: &mut FieldErrors,
 ) {
     let policy = text(&template["spec"], "restartPolicy").unwrap_or_default();
-    if RESTART_POLICIES.contains(&policy) && !allowed.contains(&policy) {
+    if !allowed.contains(&policy) {
         let spec = path.child("spec");
         errors.not_supported(&spec.child("restartPolicy"), policy, allowed);
     }

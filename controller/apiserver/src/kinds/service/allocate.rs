@@ -9,7 +9,7 @@ use super::families::family_of;
 use super::{SPEC, is, needs_node_ports};
 use crate::error::{ApiError, Cause};
 use crate::kinds::field::FieldErrors;
-use crate::kinds::value::{items, list, number, present, remove, set, strings, text};
+use crate::kinds::value::{items, list, number, remove, set, strings, text};
 use crate::kinds::{Ctx, Settings};
 use ipnet::IpNet;
 use serde_json::Value;
@@ -82,9 +82,7 @@ impl Pool {
 
     fn take_ip(&mut self, wanted: IpAddr, owner: &str, range: &IpNet) -> Result<(), String> {
         if !range.contains(&wanted) || is_edge(range, wanted) {
-            return Err(format!(
-                "the provided IP ({wanted}) is not in the valid range. The range of valid IPs is {range}"
-            ));
+            return Err("the provided network does not match the current range".to_owned());
         }
         match self.ips.get(&wanted) {
             Some(holder) if holder != owner => Err("provided IP is already allocated".to_owned()),
@@ -210,47 +208,75 @@ fn allocate_ports(
     pool: &mut Pool,
     settings: &Settings,
 ) -> Result<(), Failure> {
-    if !needs_node_ports(&service["spec"]) {
-        return Ok(());
-    }
     let owner = owner(service);
-    let path = SPEC.child("ports");
-    let (low, high) = settings.node_ports;
-    // TCP and UDP on the same port number share one node port.
-    let mut by_port: HashMap<i64, u16> = HashMap::new();
-    for (index, port) in items(&mut service["spec"], "ports").iter_mut().enumerate() {
-        let wanted = number(port, "nodePort");
-        let number = number(port, "port");
-        if wanted == 0 {
-            let chosen = match by_port.get(&number) {
-                Some(&shared) => shared,
-                None => pool.next_port(&owner, settings.node_ports).ok_or_else(|| {
-                    Failure::Full("failed to allocate a nodePort: range is full".to_owned())
-                })?,
+    let full = |what: &str| Failure::Full(format!("failed to allocate a {what}: range is full"));
+    if needs_node_ports(&service["spec"]) {
+        // TCP and UDP on the same port number share one node port.
+        let mut by_port: HashMap<i64, u16> = HashMap::new();
+        for (index, port) in items(&mut service["spec"], "ports").iter_mut().enumerate() {
+            let (wanted, own) = (number(port, "nodePort"), number(port, "port"));
+            let shared = by_port.get(&own).copied();
+            if wanted != 0 && shared.map(i64::from) != Some(wanted) {
+                let elsewhere = by_port.values().any(|taken| i64::from(*taken) == wanted);
+                let taken = take_wanted(pool, wanted, &owner, elsewhere, settings.node_ports);
+                let taken = taken.map_err(|why| {
+                    let mut errors = FieldErrors::default();
+                    let path = SPEC.child("ports");
+                    let path = path.index(index);
+                    errors.invalid(&path.child("nodePort"), wanted, &why);
+                    Failure::Causes(errors.into_causes())
+                })?;
+                by_port.entry(own).or_insert(taken);
+                continue;
+            }
+            let chosen = match shared {
+                Some(shared) => shared,
+                None => pool
+                    .next_port(&owner, settings.node_ports)
+                    .ok_or_else(|| full("nodePort"))?,
             };
-            by_port.insert(number, chosen);
+            by_port.insert(own, chosen);
             set(port, "nodePort", chosen);
-            continue;
         }
-        let path = path.index(index);
-        let taken = match u16::try_from(wanted)
-            .ok()
-            .filter(|port| (low..=high).contains(port))
-        {
-            Some(wanted) => pool
-                .take_port(wanted, &owner)
-                .map(|()| by_port.insert(number, wanted)),
-            None => Err(format!(
-                "provided port is not in the valid range. The range of valid ports is {low}-{high}"
-            )),
-        };
-        if let Err(why) = taken {
-            let mut errors = FieldErrors::default();
-            errors.invalid(&path.child("nodePort"), wanted, &why);
-            return Err(Failure::Causes(errors.into_causes()));
+    }
+    let spec = &mut service["spec"];
+    if spec["type"] == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local" {
+        let wanted = number(spec, "healthCheckNodePort");
+        if wanted == 0 {
+            let port = pool.next_port(&owner, settings.node_ports);
+            set(
+                spec,
+                "healthCheckNodePort",
+                port.ok_or_else(|| full("HealthCheck NodePort"))?,
+            );
+        } else {
+            take_wanted(pool, wanted, &owner, false, settings.node_ports).map_err(|why| {
+                Failure::Full(format!(
+                    "failed to allocate requested HealthCheck NodePort {wanted}: {why}"
+                ))
+            })?;
         }
     }
     Ok(())
+}
+
+fn take_wanted(
+    pool: &mut Pool,
+    wanted: i64,
+    owner: &str,
+    elsewhere: bool,
+    (low, high): (u16, u16),
+) -> Result<u16, String> {
+    let port = u16::try_from(wanted)
+        .ok()
+        .filter(|port| (low..=high).contains(port));
+    let port = port.ok_or_else(|| {
+        format!("provided port is not in the valid range. The range of valid ports is {low}-{high}")
+    })?;
+    if elsewhere {
+        return Err("provided port is already allocated".to_owned());
+    }
+    pool.take_port(port, owner).map(|()| port)
 }
 
 /// Fills `ipFamilyPolicy` and `ipFamilies` in, or says why they can't be.
@@ -401,6 +427,13 @@ fn carry_over(new: &mut Value, old: &Value) {
             set(&mut new["spec"], "clusterIPs", ips);
         }
     }
+    let checked = |service: &Value| {
+        is(service, "LoadBalancer") && service["spec"]["externalTrafficPolicy"] == "Local"
+    };
+    if checked(new) && checked(old) && number(&new["spec"], "healthCheckNodePort") == 0 {
+        let port = old["spec"]["healthCheckNodePort"].clone();
+        set(&mut new["spec"], "healthCheckNodePort", port);
+    }
     if !needs_node_ports(&old["spec"]) || !needs_node_ports(&new["spec"]) {
         return;
     }
@@ -446,10 +479,12 @@ fn normalize(new: &mut Value, old: &Value) {
 }
 
 fn node_ports(service: &Value) -> impl Iterator<Item = u16> {
-    list(&service["spec"], "ports")
+    let spec = &service["spec"];
+    list(spec, "ports")
         .iter()
-        .filter(|port| present(port, "nodePort"))
-        .filter_map(|port| u16::try_from(number(port, "nodePort")).ok())
+        .map(|port| number(port, "nodePort"))
+        .chain([number(spec, "healthCheckNodePort")])
+        .filter_map(|port| u16::try_from(port).ok())
         .filter(|port| *port != 0)
 }
 
