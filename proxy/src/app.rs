@@ -8,7 +8,6 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context as _, bail};
 use fairlead_config::{snapshot, yaml};
 use fairlead_runtime::{
-    admin::Server,
     clock::{Clock, Tick},
     drain::{Departure, Phase},
     ready::{Readiness, Token},
@@ -19,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     access_log::sink::Sinks,
-    admin::{self, Context as AdminContext, Question, Status},
+    admin::{self, Context as AdminContext, Desk, Question, Status},
     control::{Control, Options, chain},
     directory::Signal,
     health::io::Prober,
@@ -28,15 +27,17 @@ use crate::{
     source::{self, Refusal, file::FileSource},
     tcp::Fleet,
     upgrade::{
-        Inheritance,
+        Inheritance, Offer,
         io::{HandOverError, Taking},
         systemd::Notifier,
     },
 };
 
+mod pages;
 mod successor;
 mod threads;
 
+use pages::AdminServer;
 use successor::{Step, Takers};
 use threads::Threads;
 
@@ -60,6 +61,9 @@ pub struct App {
     first_round: Option<(Token, Tick)>,
     status: Status,
     questions: mpsc::Receiver<Question>,
+    /// Held also where no page is served, so that its end means nothing.
+    _desk: Desk,
+    admin: Option<AdminServer>,
     takers: Takers,
     notifier: Notifier,
 }
@@ -89,13 +93,18 @@ impl App {
         settings: Settings,
         source: FileSource,
         clock: Clock,
-        inherited: Inheritance,
+        mut inherited: Inheritance,
     ) -> anyhow::Result<Self> {
         let signals = Signals::listen().context("taking over signals")?;
         let metrics = Metrics::new(settings.workers);
         let fleet = Fleet::new(settings.workers, metrics.clone(), clock.clone())
             .context("creating the data threads' mailboxes")?;
         let sinks = Sinks::new(settings.workers, metrics.clone());
+        let admin = settings.admin.map(|addr| {
+            let socket = inherited.take_admin(addr);
+            AdminServer::open(addr, settings.admin_allow_remote, socket)
+        });
+        let admin = admin.transpose()?;
         let seed = threads::seed();
         let options = Options {
             seed,
@@ -103,13 +112,7 @@ impl App {
             inherited,
         };
         let mut control = Control::new(fleet.clone(), clock.clone(), sinks, options);
-        let first = snapshot::diff(control.snapshot(), &source.current().snapshot);
-        let applied = control.apply(first);
-        if !applied.problems.is_empty() {
-            let problems: Vec<String> = applied.problems.iter().map(ToString::to_string).collect();
-            bail!("{}", problems.join("\n"));
-        }
-        control.drop_inherited();
+        apply_first(&mut control, &source.current())?;
         let threads = Threads::start(&fleet, seed).context("starting the data threads")?;
         let mut tasks = Tasks::new(clock.clone());
         let (sender, events) = mpsc::channel(source::EVENTS_MAX);
@@ -127,18 +130,20 @@ impl App {
             readiness: readiness.clone(),
             board: tasks.board(),
         };
-        let questions = serve_admin(&settings, context, &mut tasks)?;
-        metrics.process.fds_max.set(threads::files_max());
-        metrics
-            .process
-            .start_seconds
-            .set(unix_seconds(&clock, Tick::ZERO));
+        let (desk, questions) = admin::desk();
+        let pages = admin::pages(&desk, &context);
+        if let Some(admin) = &admin {
+            admin.serve(pages, &mut tasks);
+        }
+        let process = &metrics.process;
+        process.fds_max.set(threads::files_max());
+        process.start_seconds.set(unix_seconds(&clock, Tick::ZERO));
         tracing::info!(workers = settings.workers, "serving");
         let mut status = Status {
             origin: flags.config.display().to_string(),
             ..Status::default()
         };
-        status.applied(&applied.problems, clock.now());
+        status.applied(&[], clock.now());
         Ok(Self {
             takers: Takers::new(),
             notifier: Notifier::from_env(),
@@ -159,6 +164,8 @@ impl App {
             first_round: Some(first_round),
             status,
             questions,
+            _desk: desk,
+            admin,
         })
     }
 
@@ -295,7 +302,7 @@ impl App {
             }
             Request::Reload => self.reload.send_modify(|count| *count += 1),
             Request::Upgrade => {
-                if let Err(error) = self.takers.start_child(self.control.offer()) {
+                if let Err(error) = self.takers.start_child(self.offer()) {
                     self.takers_failed(&error);
                 }
             }
@@ -313,10 +320,14 @@ impl App {
 
     async fn hand_over(&mut self, step: Step) {
         match step {
-            Step::Knocked(channel) => self.takers.give(channel, None, self.control.offer()),
+            Step::Knocked(channel) => self.takers.give(channel, None, self.offer()),
             Step::Failed(error) => self.takers_failed(&error),
             Step::Ready(taker) => {
                 self.metrics.process.ready.set(0);
+                self.readiness.leave();
+                if let Some(admin) = &self.admin {
+                    admin.close();
+                }
                 self.control.release_listeners();
                 self.departure.hand_over(self.clock.now());
                 taker.release().await;
@@ -324,6 +335,14 @@ impl App {
                 tracing::info!(sessions, "handed over; live sessions finish here");
             }
         }
+    }
+
+    fn offer(&self) -> Offer {
+        let mut offer = self.control.offer();
+        offer
+            .sockets
+            .extend(self.admin.as_ref().and_then(AdminServer::offer));
+        offer
     }
 
     fn takers_failed(&self, error: &HandOverError) {
@@ -355,32 +374,16 @@ impl App {
 }
 
 /// Binds the admin address, if there is one, and serves its pages.
-fn serve_admin(
-    settings: &Settings,
-    context: AdminContext,
-    tasks: &mut Tasks,
-) -> anyhow::Result<mpsc::Receiver<Question>> {
-    let (desk, questions) = admin::desk();
-    let pages = admin::pages(&desk, &context);
-    // Somebody holds the desk also where no page is served, so that its end means nothing.
-    let server = match settings.admin {
-        Some(addr) => Some(Arc::new(Server::bind(addr, settings.admin_allow_remote)?)),
-        None => None,
-    };
-    if let Some(server) = &server {
-        tracing::info!(addr = %server.addr(), "admin pages");
+/// All or nothing: what can't be had ends the start.
+fn apply_first(control: &mut Control, file: &yaml::File) -> anyhow::Result<()> {
+    let first = snapshot::diff(control.snapshot(), &file.snapshot);
+    let applied = control.apply(first);
+    if !applied.problems.is_empty() {
+        let problems: Vec<String> = applied.problems.iter().map(ToString::to_string).collect();
+        bail!("{}", problems.join("\n"));
     }
-    tasks.supervise("admin", Backoff::default(), move || {
-        let (server, pages) = (server.clone(), pages.clone());
-        async move {
-            match server {
-                Some(server) => server.serve(pages).await,
-                None => std::future::pending().await,
-            }
-            Ok(())
-        }
-    });
-    Ok(questions)
+    control.drop_inherited();
+    Ok(())
 }
 
 fn unix_seconds(clock: &Clock, at: Tick) -> i64 {

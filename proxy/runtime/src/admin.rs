@@ -9,8 +9,15 @@
 //! the answer.
 
 use std::{
-    collections::BTreeMap, convert::Infallible, future::Future, io, net::SocketAddr, pin::Pin,
-    sync::Arc, time::Duration,
+    collections::BTreeMap,
+    convert::Infallible,
+    future::Future,
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd as _, OwnedFd},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -194,8 +201,18 @@ impl Server {
     /// Binds. Port 0 is any free one; [`Self::addr`] says which. `allow_remote`: changes may come
     /// from other hosts. Call it where a tokio runtime runs.
     pub fn bind(addr: SocketAddr, allow_remote: bool) -> Result<Self, BindError> {
+        let listener =
+            std::net::TcpListener::bind(addr).map_err(|source| BindError { addr, source })?;
+        Self::adopt(listener, addr, allow_remote)
+    }
+
+    /// Takes a socket over that an earlier process bound to `addr`.
+    pub fn adopt(
+        listener: std::net::TcpListener,
+        addr: SocketAddr,
+        allow_remote: bool,
+    ) -> Result<Self, BindError> {
         let failed = |source| BindError { addr, source };
-        let listener = std::net::TcpListener::bind(addr).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let listener = TcpListener::from_std(listener).map_err(failed)?;
         Ok(Self {
@@ -208,6 +225,11 @@ impl Server {
     /// Where it is bound.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// The socket once more, for a successor.
+    pub fn socket(&self) -> io::Result<OwnedFd> {
+        self.listener.as_fd().try_clone_to_owned()
     }
 
     /// Serves until dropped; all connections end with it.

@@ -100,8 +100,10 @@ fn takeover_by_path_fails_no_connection_and_can_be_repeated() {
     let server = Server::echo();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("take-over");
+    let admin = crate::support::free_addr().to_string();
+    let text = format!("admin: {admin}\n{}", file("", &[server.addr]));
     let arguments = ["--workers", "2", "--takeover", path.to_str().unwrap()];
-    let mut process = Process::start(&file("", &[server.addr]), &arguments);
+    let mut process = Process::start(&text, &arguments);
     let failed = Load::during(process.front, |load| {
         for workers in ["1", "4", "2"] {
             load.wait_for(50);
@@ -115,10 +117,23 @@ fn takeover_by_path_fails_no_connection_and_can_be_repeated() {
                 status.is_some()
             });
             assert_eq!(status.unwrap().code(), Some(0));
+            assert!(
+                page(&admin, "/healthz").starts_with("HTTP/1.1 200"),
+                "admin goes along"
+            );
         }
         load.wait_for(50);
     });
     assert_eq!(failed, 0);
+}
+
+fn page(admin: &str, path: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(admin).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 #[test]
