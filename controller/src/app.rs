@@ -1,9 +1,10 @@
 //! A process around the hub: settings in, signals and exits out.
 
-use std::{path::Path, time::Duration};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::{Context, bail};
 use fairlead_runtime::{
+    admin,
     clock::Clock,
     signals::{Request, Signals},
 };
@@ -20,7 +21,7 @@ use crate::{
 };
 
 /// Runs a hub until it is asked to stop, or one of its tasks ends.
-pub async fn run_hub(flags: &HubFlags, clock: Clock) -> anyhow::Result<()> {
+pub async fn run_hub(flags: &HubFlags, admin: SocketAddr, clock: Clock) -> anyhow::Result<()> {
     if flags.plain && !flags.listen.ip().is_loopback() {
         bail!(
             "--plain trusts whoever connects, so it listens on loopback addresses only; {} is none",
@@ -46,9 +47,13 @@ pub async fn run_hub(flags: &HubFlags, clock: Clock) -> anyhow::Result<()> {
         clock,
     })
     .await?;
-    tracing::info!(addr = %hub.addr, tls = !flags.plain, "the hub listens");
+    let admin = admin::Server::bind(admin, false).await?;
+    tracing::info!(addr = %hub.addr, admin = %admin.addr(), tls = !flags.plain, "the hub listens");
+    let pages = admin.serve(hub.view().pages());
+    let mut pages = std::pin::pin!(pages);
     let exit = loop {
         tokio::select! {
+            () = &mut pages => bail!("the admin server ended"),
             exit = hub.exit() => break Some(exit),
             request = signals.next() => {
                 if request == Request::Leave {

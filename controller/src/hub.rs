@@ -10,8 +10,10 @@
 
 mod access;
 mod engine;
+mod events;
 mod identities;
 mod metrics;
+mod pages;
 mod server;
 mod streams;
 #[cfg(test)]
@@ -38,6 +40,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use engine::Shared;
 pub use identities::apply as apply_manifest;
 pub use metrics::Metrics;
+pub use pages::View;
 
 use crate::{
     authority::{self, Authority},
@@ -49,6 +52,7 @@ use crate::{
     world::Settings,
 };
 use engine::{Command, Engine, Outputs};
+use events::Announcer;
 use server::{Server, Tls};
 use streams::Streams;
 
@@ -153,7 +157,17 @@ fn start(
     let lease = leader::io::run(config.client.clone(), config.clock.clone(), url, election);
     tasks.spawn("leader election", endless(lease));
 
-    let (shared, commands) = start_engine(&config, &leadership, &metrics, &fleet, &mut tasks);
+    let (announcer, queue) = events::new();
+    let teller = events::run(config.client.clone(), config.replica.clone(), queue);
+    tasks.spawn("events", endless(teller));
+    let engine = Ground {
+        config: &config,
+        leadership: &leadership,
+        metrics: &metrics,
+        fleet: &fleet,
+        events: &announcer,
+    };
+    let (shared, commands) = engine.start(&mut tasks);
     let gatherer = gather(
         fleet.clone(),
         shared.clone(),
@@ -167,6 +181,7 @@ fn start(
         shared: shared.clone(),
         fleet: fleet.clone(),
         metrics: metrics.clone(),
+        events: announcer.clone(),
         clock: config.clock.clone(),
         tasks: connections.clone(),
     };
@@ -205,66 +220,72 @@ fn start(
     }
 }
 
-fn start_engine(
-    config: &HubConfig,
-    leadership: &leader::io::Leadership,
-    metrics: &Metrics,
-    fleet: &Arc<Mutex<Fleet>>,
-    tasks: &mut Tasks,
-) -> (Shared, mpsc::Sender<Command>) {
-    let board = Arc::new(RwLock::new(Board::new(String::new())));
-    let report = Arc::new(RwLock::new(Report::default()));
-    let (revision, revision_seen) = watch::channel(0);
-    let (ready, ready_seen) = watch::channel(false);
-    let (members, members_seen) = watch::channel(Arc::default());
-    let (groups, groups_seen) = watch::channel(Arc::default());
-    let (writes, writes_taken) = mpsc::channel(WRITES_QUEUE);
-    let (work, work_taken) = mpsc::channel(identities::QUEUE);
-    let (seen, seen_taken) = mpsc::channel(watches::QUEUE);
-    let (commands, commands_taken) = mpsc::channel(COMMANDS_QUEUE);
-    let out = Outputs {
-        board: board.clone(),
-        revision,
-        ready,
-        report: report.clone(),
-        members,
-        groups,
-        writes,
-        identities: work,
-    };
-    let engine = Engine::new(
-        config.settings,
-        out,
-        fleet.clone(),
-        leadership.clone(),
-        metrics.clone(),
-    );
-    let client = &config.client;
-    let writer = writer::run(
-        client.clone(),
-        leadership.clone(),
-        metrics.clone(),
-        writes_taken,
-    );
-    tasks.spawn("watches", endless(watches::run(client.clone(), seen)));
-    tasks.spawn("engine", endless(engine.run(seen_taken, commands_taken)));
-    tasks.spawn("writer", endless(writer));
-    let identities = identities::run(
-        client.clone(),
-        leadership.clone(),
-        work_taken,
-        commands.clone(),
-    );
-    tasks.spawn("identities", endless(identities));
-    let shared = Shared {
-        board,
-        revision: revision_seen,
-        ready: ready_seen,
-        report,
-        members: members_seen,
-        groups: groups_seen,
-    };
-    (shared, commands)
+/// What the engine stands on.
+struct Ground<'g> {
+    config: &'g HubConfig,
+    leadership: &'g leader::io::Leadership,
+    metrics: &'g Metrics,
+    fleet: &'g Arc<Mutex<Fleet>>,
+    events: &'g Announcer,
+}
+
+impl Ground<'_> {
+    fn start(&self, tasks: &mut Tasks) -> (Shared, mpsc::Sender<Command>) {
+        let board = Arc::new(RwLock::new(Board::new(String::new())));
+        let report = Arc::new(RwLock::new(Report::default()));
+        let (revision, revision_seen) = watch::channel(0);
+        let (ready, ready_seen) = watch::channel(false);
+        let (members, members_seen) = watch::channel(Arc::default());
+        let (groups, groups_seen) = watch::channel(Arc::default());
+        let (writes, writes_taken) = mpsc::channel(WRITES_QUEUE);
+        let (work, work_taken) = mpsc::channel(identities::QUEUE);
+        let (seen, seen_taken) = mpsc::channel(watches::QUEUE);
+        let (commands, commands_taken) = mpsc::channel(COMMANDS_QUEUE);
+        let out = Outputs {
+            board: board.clone(),
+            revision,
+            ready,
+            report: report.clone(),
+            members,
+            groups,
+            writes,
+            identities: work,
+            events: self.events.clone(),
+        };
+        let engine = Engine::new(
+            self.config.settings,
+            out,
+            self.fleet.clone(),
+            self.leadership.clone(),
+            self.metrics.clone(),
+        );
+        let client = &self.config.client;
+        let writer = writer::run(
+            client.clone(),
+            self.leadership.clone(),
+            self.metrics.clone(),
+            writes_taken,
+        );
+        tasks.spawn("watches", endless(watches::run(client.clone(), seen)));
+        tasks.spawn("engine", endless(engine.run(seen_taken, commands_taken)));
+        tasks.spawn("writer", endless(writer));
+        let identities = identities::run(
+            client.clone(),
+            self.leadership.clone(),
+            work_taken,
+            commands.clone(),
+        );
+        tasks.spawn("identities", endless(identities));
+        let shared = Shared {
+            board,
+            revision: revision_seen,
+            ready: ready_seen,
+            report,
+            members: members_seen,
+            groups: groups_seen,
+        };
+        (shared, commands)
+    }
 }
 
 impl Handle {
@@ -289,6 +310,15 @@ impl Handle {
     /// Waits for the end of any of its tasks: none ever should.
     pub async fn exit(&mut self) -> Exit {
         self.tasks.next_exit().await
+    }
+
+    /// What the admin pages show.
+    pub fn view(&self) -> View {
+        View {
+            shared: self.shared.clone(),
+            fleet: self.fleet.clone(),
+            metrics: self.metrics.clone(),
+        }
     }
 
     /// Stops, and gives the lead away.
@@ -393,8 +423,11 @@ async fn gather(
                 .iter()
                 .map(|key| (key.clone(), fleet.refusals(key)));
             let refusals = Command::Refusals(refusals.collect());
-            (!services.is_empty() || !groups.is_empty())
-                .then(|| [loads, refusals, Command::Groups(groups)])
+            (!services.is_empty() || !groups.is_empty()).then_some([
+                loads,
+                refusals,
+                Command::Groups(groups),
+            ])
         };
         for command in commands.into_iter().flatten() {
             if engine.send(command).await.is_err() {

@@ -7,7 +7,7 @@ use fairlead_controller::{
     app,
     settings::{Flags, Role},
 };
-use fairlead_runtime::clock::Clock;
+use fairlead_runtime::{clock::Clock, logging};
 
 fn main() -> ExitCode {
     let clock = Clock::system();
@@ -22,12 +22,13 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: &Flags, clock: Clock) -> anyhow::Result<()> {
+    logging::start(&flags.log, logging::Format::Text)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
         match &flags.role {
-            Role::Hub(hub) => app::run_hub(hub, clock).await,
+            Role::Hub(hub) => app::run_hub(hub, flags.admin, clock).await,
         }
     })
 }

@@ -190,7 +190,11 @@ impl Subscription {
         let Some(at) = self.unanswered.iter().position(|(sent, _)| sent == nonce) else {
             return Heard::Stale;
         };
-        let (_, hash) = self.unanswered.drain(..=at).last().expect("found above");
+        let (_, hash) = self
+            .unanswered
+            .drain(..=at)
+            .next_back()
+            .expect("found above");
         match &request.error_detail {
             Some(detail) => {
                 self.refused = Some(detail.message.clone());

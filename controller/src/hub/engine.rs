@@ -4,29 +4,26 @@
 //! Changes wait up to [`WINDOW`] for others; a removal waits for nothing. Nothing is planned before
 //! every kind has been listed once, so a restart never withdraws what it has not read yet.
 
+mod members;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
 
-use fairlead_api::{
-    conditions::{self, kind},
-    labels,
-    member::{MemberClusterStatus, MemberReport, MemberReportSpec},
-    proxy::ProxyGroupStatus,
-};
+use fairlead_api::{labels, member::MemberReportSpec, proxy::ProxyGroupStatus};
 use fairlead_config::name::MemberName;
 use fairlead_runtime::clock::{Clock, Tick};
-use k8s_openapi::api::coordination::v1::Lease;
-use kube::ResourceExt;
 use parking_lot::{Mutex, RwLock};
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
 };
 
+use self::members::{Known, verdict_of};
 use super::{
+    events::Announcer,
     identities::Task,
     metrics::Metrics,
     streams::OwnGroups,
@@ -36,7 +33,7 @@ use crate::{
     board::Board,
     fleet::Fleet,
     leader::io::Leadership,
-    members::{self, Facts, Heartbeats, Verdict},
+    members::{Heartbeats, MASS_MIN},
     plan::{self, Report},
     status::Write,
     time,
@@ -83,6 +80,7 @@ pub(super) struct Outputs {
     pub(super) groups: watch::Sender<OwnGroups>,
     pub(super) writes: mpsc::Sender<Vec<Write>>,
     pub(super) identities: mpsc::Sender<Task>,
+    pub(super) events: Announcer,
 }
 
 pub(super) struct Engine {
@@ -96,7 +94,10 @@ pub(super) struct Engine {
     led: bool,
     /// When what waits has to be planned.
     due: Option<Instant>,
+    /// When members have to be looked at, before their time.
+    hurried: Option<Instant>,
     next_sweep: Tick,
+    next_part: Tick,
     /// The last service of the part that was swept last.
     swept: Option<ServiceKey>,
     out: Outputs,
@@ -104,17 +105,6 @@ pub(super) struct Engine {
     leadership: Leadership,
     metrics: Metrics,
     clock: Clock,
-}
-
-/// What the leader needs of a MemberCluster beside what the World keeps.
-#[derive(Debug, Clone, Default)]
-struct Known {
-    status: MemberClusterStatus,
-    version: u64,
-    generation: Option<i64>,
-    leaving: bool,
-    finalized: bool,
-    prepared: bool,
 }
 
 impl Engine {
@@ -136,7 +126,9 @@ impl Engine {
             leases_listed: false,
             led: false,
             due: None,
+            hurried: None,
             next_sweep: Tick::ZERO,
+            next_part: Tick::ZERO,
             swept: None,
             out,
             fleet,
@@ -154,17 +146,12 @@ impl Engine {
     ) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut leadership = self.leadership.clone();
         loop {
-            let due = self.due;
-            let wait = async move {
-                match due {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 biased;
-                () = wait => self.plan().await,
+                () = until(self.due) => self.plan().await,
+                () = until(self.hurried) => self.tick().await,
                 seen = watched.recv() => {
                     let Some(seen) = seen else { return };
                     self.see(seen);
@@ -174,10 +161,21 @@ impl Engine {
                     }
                 }
                 Some(command) = commands.recv() => self.obey(command).await,
+                () = leadership.changed() => {
+                    if leadership.is_mine() != self.led {
+                        self.hurry();
+                    }
+                }
                 _ = ticks.tick() => self.tick().await,
             }
             self.schedule();
         }
+    }
+
+    /// Members are looked at soon, not at their time.
+    fn hurry(&mut self) {
+        self.next_sweep = Tick::ZERO;
+        self.hurried.get_or_insert(Instant::now() + WINDOW);
     }
 
     fn schedule(&mut self) {
@@ -264,107 +262,7 @@ impl Engine {
             })
             .collect();
         let lost = before.difference(&after).count();
-        lost >= members::MASS_MIN && lost * 2 > before.len()
-    }
-
-    fn know(&mut self, object: &Object) {
-        let Object::Member(object) = object else {
-            return;
-        };
-        let Ok(name) = MemberName::parse(&object.name_any()) else {
-            return;
-        };
-        let status = object.status.clone().unwrap_or_default();
-        let old = self.members.get(&name);
-        let prepared = old.is_some_and(|old| old.prepared);
-        let known = Known {
-            version: object
-                .resource_version()
-                .and_then(|text| text.parse().ok())
-                .unwrap_or(0),
-            generation: object.metadata.generation,
-            leaving: object.metadata.deletion_timestamp.is_some(),
-            finalized: object
-                .finalizers()
-                .iter()
-                .any(|one| one == labels::MEMBER_FINALIZER),
-            prepared,
-            status,
-        };
-        let is_new = old.is_none_or(|old| old.leaving != known.leaving);
-        let verdict = verdict_of(&known.status);
-        self.heartbeats
-            .join(name.clone(), verdict, self.clock.now());
-        self.members.insert(name, known);
-        if is_new {
-            self.tell_members();
-            self.next_sweep = Tick::ZERO;
-        }
-    }
-
-    fn tell_members(&self) {
-        let present = self.members.iter().filter(|(_, known)| !known.leaving);
-        let present: BTreeSet<MemberName> = present.map(|(name, _)| name.clone()).collect();
-        self.out.members.send_if_modified(|old| {
-            let changed = **old != present;
-            if changed {
-                *old = Arc::new(present);
-            }
-            changed
-        });
-    }
-
-    fn see_lease(&mut self, seen: Seen<Lease>) {
-        let now = self.clock.now();
-        match seen {
-            Seen::Apply(lease) => self.renew(&lease, now),
-            Seen::Reset(all) => {
-                self.leases_listed = true;
-                self.heartbeats.sighted(now);
-                for lease in all {
-                    self.renew(&lease, now);
-                }
-            }
-            Seen::Delete(_) => {}
-            Seen::Failed => self.heartbeats.blind(now),
-        }
-    }
-
-    fn renew(&mut self, lease: &Lease, now: Tick) {
-        let namespace = lease.namespace().unwrap_or_default();
-        let member = labels::member_of_namespace(&namespace).map(MemberName::parse);
-        let renewal = lease
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.renew_time.as_ref());
-        if let (Some(Ok(member)), Some(renewal)) = (member, renewal) {
-            self.heartbeats
-                .renewed(&member, &renewal.0.to_string(), now);
-        }
-    }
-
-    fn see_report(&mut self, seen: Seen<MemberReport>) {
-        let member_of = |report: &MemberReport| {
-            let namespace = report.namespace().unwrap_or_default();
-            let named = report.name_any() == labels::MEMBER_REPORT;
-            let member = labels::member_of_namespace(&namespace).map(MemberName::parse);
-            member.and_then(Result::ok).filter(|_| named)
-        };
-        match seen {
-            Seen::Apply(report) => {
-                if let Some(member) = member_of(&report) {
-                    self.reports.insert(member, report.spec);
-                    self.next_sweep = Tick::ZERO;
-                }
-            }
-            Seen::Reset(all) => {
-                let all = all.into_iter();
-                self.reports = all
-                    .filter_map(|report| Some((member_of(&report)?, report.spec)))
-                    .collect();
-            }
-            Seen::Delete(_) | Seen::Failed => {}
-        }
+        lost >= MASS_MIN && lost * 2 > before.len()
     }
 
     async fn obey(&mut self, command: Command) {
@@ -372,7 +270,7 @@ impl Engine {
             Command::Prepared(member) => {
                 if let Some(known) = self.members.get_mut(&member) {
                     known.prepared = true;
-                    self.next_sweep = Tick::ZERO;
+                    self.hurry();
                 }
             }
             Command::Loads(all) => {
@@ -470,6 +368,7 @@ impl Engine {
     }
 
     async fn tick(&mut self) {
+        self.hurried = None;
         let now = self.clock.now();
         let due: Vec<Kind> = self
             .held
@@ -495,7 +394,7 @@ impl Engine {
                 self.heartbeats
                     .join(name.clone(), verdict_of(&known.status), now);
             }
-            self.next_sweep = Tick::ZERO;
+            self.hurry();
         }
         self.led = leads;
         if !leads || self.listed.len() < KINDS || !self.leases_listed {
@@ -503,7 +402,7 @@ impl Engine {
         }
         let changed = self.heartbeats.step(now);
         for (member, verdict) in &changed {
-            tracing::info!(%member, ?verdict, "a member's heartbeat was judged");
+            self.announce(member, *verdict);
         }
         if !changed.is_empty() || now >= self.next_sweep {
             self.sweep_members().await;
@@ -511,7 +410,10 @@ impl Engine {
         if now >= self.next_sweep {
             self.next_sweep = now.after(SWEEP_EVERY);
         }
-        self.decide_a_part().await;
+        if now >= self.next_part {
+            self.next_part = now.after(TICK);
+            self.decide_a_part().await;
+        }
     }
 
     /// Plans a part of everything, so that all of it has been planned anew after [`SWEEP_EVERY`] and
@@ -538,45 +440,12 @@ impl Engine {
         };
         self.decide(&dirty).await;
     }
+}
 
-    /// Every member's status and identity.
-    async fn sweep_members(&self) {
-        let mut writes = Vec::new();
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        let stamp = time::time(&self.clock);
-        for (name, known) in &self.members {
-            let verdict = self.heartbeats.verdict(name);
-            *counts.entry(verdict_label(verdict)).or_default() += 1;
-            let ready = conditions::is_true(&known.status.conditions, kind::READY_TO_JOIN);
-            let facts = Facts {
-                report: self.reports.get(name),
-                verdict,
-                prepared: known.prepared || ready,
-                leaving: known.leaving,
-                exports: self.world.exports_of(name),
-                silent: self.heartbeats.silent(),
-                generation: known.generation,
-            };
-            if let Some(status) = members::status(&known.status, &facts, &stamp) {
-                writes.push(Write::Member {
-                    name: name.to_string(),
-                    version: known.version,
-                    status: Box::new(status),
-                });
-            }
-            let task = match (known.leaving, known.prepared && known.finalized) {
-                (true, _) => Task::Dismantle(name.clone()),
-                (false, false) => Task::Prepare(name.clone()),
-                (false, true) => continue,
-            };
-            // A full queue means that it is being worked on; the next sweep asks again.
-            drop(self.out.identities.try_send(task));
-        }
-        for verdict in ["NeverSeen", "Fresh", "Lost", "Suspended"] {
-            let count = counts.get(verdict).copied().unwrap_or(0);
-            self.metrics.members(verdict, count);
-        }
-        self.write(writes).await;
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -587,26 +456,6 @@ fn group_fields(status: &ProxyGroupStatus) -> Option<serde_json::Value> {
     map.remove("frontends");
     map.remove("frontendCount");
     Some(fields)
-}
-
-fn verdict_of(status: &MemberClusterStatus) -> Verdict {
-    use fairlead_api::conditions::reason;
-    let healthy = conditions::find(&status.conditions, kind::HEALTHY);
-    match healthy.map(|condition| condition.reason.as_str()) {
-        None | Some(reason::NEVER_SEEN) => Verdict::NeverSeen,
-        Some(reason::HEARTBEAT_LOST) => Verdict::Lost,
-        Some(reason::MASS_LOSS) => Verdict::Suspended,
-        Some(_) => Verdict::Fresh,
-    }
-}
-
-fn verdict_label(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::NeverSeen => "NeverSeen",
-        Verdict::Fresh => "Fresh",
-        Verdict::Lost => "Lost",
-        Verdict::Suspended => "Suspended",
-    }
 }
 
 /// How long a change waits for others: DESIGN's 10 to 50 ms.

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, DynamicObject, Patch, PatchParams},
-    core::{GroupVersionKind, TypeMeta},
+    core::GroupVersionKind,
     discovery::ApiResource,
 };
 use serde_json::{Value, json};
@@ -59,7 +59,7 @@ pub(super) async fn run(
 pub async fn apply(client: &Client, manifest: &Value) -> Result<(), kube::Error> {
     let object: DynamicObject =
         serde_json::from_value(manifest.clone()).map_err(kube::Error::SerdeError)?;
-    let types = object.types.clone().unwrap_or_else(TypeMeta::default);
+    let types = object.types.clone().unwrap_or_default();
     let gvk = GroupVersionKind::try_from(&types).map_err(|error| {
         kube::Error::Service(format!("a manifest of ours has no kind: {error}").into())
     })?;

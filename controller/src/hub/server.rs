@@ -31,11 +31,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{body::Body, codegen::Service};
 
-use super::{metrics::Metrics, streams::Streams};
+use super::{events::About, metrics::Metrics, streams::Streams};
 use crate::{
     authority::{self, Holder},
     join::{
-        Refusal,
+        self, JoinRequest, Refusal,
         io::{Registrar, RequestError},
     },
 };
@@ -173,7 +173,7 @@ async fn answer(
     let path = request.uri().path().to_owned();
     match (request.method(), path.as_str()) {
         (&Method::POST, "/join" | "/renew" | "/token") => match &server.registrar {
-            Some(registrar) => identity(request, &path, registrar, holder, &server.metrics).await,
+            Some(registrar) => identity(request, &path, registrar, holder, &server).await,
             None => text(
                 StatusCode::NOT_FOUND,
                 "this port is plain; join over the TLS port",
@@ -201,7 +201,7 @@ async fn identity(
     path: &str,
     registrar: &Registrar,
     holder: Option<Holder>,
-    metrics: &Metrics,
+    server: &Server,
 ) -> Response<Body> {
     let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
     let body = match tokio::time::timeout(HANDSHAKE_TIMEOUT, body).await {
@@ -219,17 +219,23 @@ async fn identity(
             );
         }
     };
+    let mut claimed = holder.as_ref().map(|holder| holder.member.clone());
     let answered = match path {
-        "/join" => match decode(&body) {
-            Ok(request) => registrar.join(&request).await.map(|answer| json(&answer)),
-            Err(response) => return response,
+        "/join" => match decode::<JoinRequest>(&body) {
+            Ok(request) => {
+                claimed = join::member_of(&request.token)
+                    .ok()
+                    .map(|name| name.to_string());
+                registrar.join(&request).await.map(|answer| json(&answer))
+            }
+            Err(message) => return text(StatusCode::BAD_REQUEST, &message),
         },
         "/renew" => match decode(&body) {
             Ok(request) => {
                 let renewed = registrar.renew(holder.as_ref(), &request).await;
                 renewed.map(|answer| json(&answer))
             }
-            Err(response) => return response,
+            Err(message) => return text(StatusCode::BAD_REQUEST, &message),
         },
         _ => {
             let tokens = registrar.tokens(holder.as_ref()).await;
@@ -238,13 +244,18 @@ async fn identity(
     };
     match answered {
         Ok(response) => {
-            metrics.requested(path, "ok");
+            server.metrics.requested(path, "ok");
             response
         }
         Err(error) => {
             let status = status_of(&error);
-            metrics.requested(path, status.as_str());
-            tracing::warn!(path, member = holder.map(|one| one.member), %error, "refused");
+            server.metrics.requested(path, status.as_str());
+            tracing::warn!(path, member = claimed, %error, "refused");
+            if let Some(member) = claimed {
+                let note = format!("{path} refused: {error}");
+                let events = &server.streams.events;
+                events.warning(About::Member(member), "IdentityRefused", note);
+            }
             text(status, &error.to_string())
         }
     }
@@ -265,13 +276,8 @@ fn status_of(error: &RequestError) -> StatusCode {
     }
 }
 
-fn decode<T: DeserializeOwned>(body: &Bytes) -> Result<T, Response<Body>> {
-    serde_json::from_slice(body).map_err(|error| {
-        text(
-            StatusCode::BAD_REQUEST,
-            &format!("the request cannot be read: {error}"),
-        )
-    })
+fn decode<T: DeserializeOwned>(body: &Bytes) -> Result<T, String> {
+    serde_json::from_slice(body).map_err(|error| format!("the request cannot be read: {error}"))
 }
 
 fn json<T: Serialize>(value: &T) -> Response<Body> {

@@ -26,7 +26,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{access::Access, engine::Shared, metrics::Metrics};
+use super::{
+    access::Access,
+    engine::Shared,
+    events::{About, Announcer},
+    metrics::Metrics,
+};
 use crate::{
     board::Type,
     fleet::{Fleet, ProxyId},
@@ -43,6 +48,7 @@ pub(super) struct Streams {
     pub(super) shared: Shared,
     pub(super) fleet: Arc<Mutex<Fleet>>,
     pub(super) metrics: Metrics,
+    pub(super) events: Announcer,
     pub(super) clock: Clock,
     pub(super) tasks: TaskTracker,
 }
@@ -92,7 +98,7 @@ impl LoadReporting for Streams {
         let group = self.reporting_group(&audience, &node)?;
         let id = ProxyId {
             group,
-            node: node.id.clone(),
+            node: node.id,
         };
         let (to, answers) = mpsc::channel(ANSWERS_QUEUE);
         self.tasks.spawn(
@@ -301,6 +307,11 @@ impl Connection {
             Heard::Refused(of, message) => {
                 self.streams.metrics.answered("refused");
                 tracing::warn!(audience = ?self.audience, ?of, message, "an update was refused");
+                if let Some(id) = &self.proxy {
+                    let about = About::Group(id.group.clone());
+                    let note = format!("proxy {} refuses: {message}", id.node);
+                    self.streams.events.warning(about, "Refused", note);
+                }
                 self.note_answer();
             }
             Heard::Unknown(url) => {

@@ -482,6 +482,19 @@ async fn a_member_joins_once_by_its_token_and_gets_tokens_for_its_certificate() 
     let admission: Admission = serde_json::from_str(&body).unwrap();
     let (status, body) = post(&world.hub, "/join", &ask(&token, "uid-1"), None).await;
     assert_eq!(status, 401, "replayed: {body}");
+    eventually("an event about the replay", async || {
+        let events: Api<k8s_openapi::api::events::v1::Event> = Api::all(world.client.clone());
+        let all = events.list(&Default::default()).await.ok()?;
+        let told = |event: &k8s_openapi::api::events::v1::Event| {
+            let about = event.regarding.as_ref().and_then(|one| one.name.as_deref());
+            let note = event.note.as_deref().unwrap_or_default();
+            event.reason.as_deref() == Some("IdentityRefused")
+                && about == Some("a")
+                && note.contains("used already")
+        };
+        all.iter().any(told).then_some(())
+    })
+    .await;
     let second = join::io::make_token(&world.client, &clock, &member)
         .await
         .unwrap();
