@@ -6,15 +6,15 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
-use fairlead_config::{snapshot, yaml};
+use fairlead_config::{problem::Problem, snapshot, yaml};
 use fairlead_runtime::{
     clock::{Clock, Tick},
     drain::{Departure, Phase},
     ready::{Readiness, Token},
     signals::{Request, Signals},
-    tasks::{Backoff, Tasks},
+    tasks::Tasks,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use crate::{
     access_log::sink::Sinks,
@@ -24,7 +24,11 @@ use crate::{
     health::io::Prober,
     metrics::{Metrics, ReloadResult},
     settings::{Flags, Settings},
-    source::{self, Refusal, file::FileSource},
+    source::{
+        self, Refusal,
+        feed::{Feed, Source},
+        load,
+    },
     tcp::Fleet,
     upgrade::{
         Inheritance, Offer,
@@ -53,8 +57,7 @@ pub struct App {
     threads: Threads,
     tasks: Tasks,
     signals: Signals,
-    events: mpsc::Receiver<source::Event>,
-    reload: watch::Sender<u64>,
+    feed: Feed,
     departure: Departure,
     readiness: Readiness,
     /// Held until one round of probes is over, or its time is.
@@ -71,6 +74,8 @@ pub struct App {
 /// Something happened.
 enum Event {
     Source(source::Event),
+    /// A load report is due.
+    Sampled(load::Asked),
     Signal(Request),
     /// Strikes, or a thread drained.
     Reports,
@@ -91,7 +96,7 @@ impl App {
     pub fn start(
         flags: Flags,
         settings: Settings,
-        source: FileSource,
+        source: Source,
         clock: Clock,
         mut inherited: Inheritance,
     ) -> anyhow::Result<Self> {
@@ -112,14 +117,14 @@ impl App {
             inherited,
         };
         let mut control = Control::new(fleet.clone(), clock.clone(), sinks, options);
-        apply_first(&mut control, &source.current())?;
+        let problems = apply_first(&mut control, &source)?;
         let threads = Threads::start(&fleet, seed).context("starting the data threads")?;
         let mut tasks = Tasks::new(clock.clone());
-        let (sender, events) = mpsc::channel(source::EVENTS_MAX);
-        let (reload, reloads) = watch::channel(0);
-        tasks.supervise("file", Backoff::default(), move || {
-            source.clone().run(reloads.clone(), sender.clone())
-        });
+        let origin = source.origin();
+        for refusal in source.refusals() {
+            tracing::error!(%refusal, "a part of the first configuration was refused");
+        }
+        let feed = source.start(&mut tasks, &clock);
         let readiness = Readiness::new();
         let first_round = (
             readiness.wait_for("the first round of probes"),
@@ -140,10 +145,10 @@ impl App {
         process.start_seconds.set(unix_seconds(&clock, Tick::ZERO));
         tracing::info!(workers = settings.workers, "serving");
         let mut status = Status {
-            origin: flags.config.display().to_string(),
+            origin,
             ..Status::default()
         };
-        status.applied(&[], clock.now());
+        status.applied(&problems, clock.now());
         Ok(Self {
             takers: Takers::new(),
             notifier: Notifier::from_env(),
@@ -158,8 +163,7 @@ impl App {
             threads,
             tasks,
             signals,
-            events,
-            reload,
+            feed,
             readiness,
             first_round: Some(first_round),
             status,
@@ -196,6 +200,7 @@ impl App {
         let lost = loop {
             match self.next_event().await {
                 Event::Source(event) => self.take(event),
+                Event::Sampled(asked) => self.sample(asked),
                 Event::Signal(request) => self.obey(request),
                 Event::Reports => {
                     let reports = self.fleet.reports.take().into_iter();
@@ -209,6 +214,7 @@ impl App {
                 Event::ThreadLost(reason) => break Some(reason),
                 Event::Taker(step) => self.hand_over(step).await,
             }
+            self.tell_verdicts();
             for job in self.control.take_probes() {
                 self.prober.start(job);
             }
@@ -226,6 +232,16 @@ impl App {
         }
     }
 
+    /// Wakes the load reports when an endpoint's verdict has changed.
+    fn tell_verdicts(&self) {
+        let changes = self.control.changes();
+        self.feed.verdicts.send_if_modified(|told| {
+            let differs = *told != changes;
+            *told = changes;
+            differs
+        });
+    }
+
     async fn next_event(&mut self) -> Event {
         let deadlines = [
             self.control.next_deadline(),
@@ -236,7 +252,8 @@ impl App {
         let deadline = deadlines.into_iter().flatten().min().unwrap_or(Tick::MAX);
         let wait = deadline - self.clock.now();
         tokio::select! {
-            Some(event) = self.events.recv() => Event::Source(event),
+            Some(event) = self.feed.events.recv() => Event::Source(event),
+            Some(asked) = self.feed.samples.recv() => Event::Sampled(asked),
             request = self.signals.next() => Event::Signal(request),
             () = self.fleet.reports.wait() => Event::Reports,
             Some(question) = self.questions.recv() => Event::Asked(question),
@@ -245,6 +262,14 @@ impl App {
             step = self.takers.next() => Event::Taker(step),
             () = tokio::time::sleep(wait) => Event::Time,
         }
+    }
+
+    /// Answers who reports load; one that is gone meanwhile needs no answer.
+    fn sample(&mut self, asked: load::Asked) {
+        let leaving = self.departure.phase() != Phase::Serving;
+        let proxy = self.feed.proxy_state(leaving);
+        let now = self.clock.wall(self.clock.now());
+        asked.send(self.control.sample(proxy, now)).ok();
     }
 
     fn take(&mut self, event: source::Event) {
@@ -269,7 +294,7 @@ impl App {
         self.note_applied(&applied.problems);
     }
 
-    fn note_applied(&mut self, problems: &[fairlead_config::problem::Problem]) {
+    fn note_applied(&mut self, problems: &[Problem]) {
         let process = &self.metrics.process;
         process.reloads.inc(ReloadResult::Applied);
         self.status.applied(problems, self.clock.now());
@@ -300,7 +325,7 @@ impl App {
                 let phase = self.departure.leave(self.clock.now());
                 self.note_phase(before, phase);
             }
-            Request::Reload => self.reload.send_modify(|count| *count += 1),
+            Request::Reload => self.feed.reload.send_modify(|count| *count += 1),
             Request::Upgrade => {
                 if let Err(error) = self.takers.start_child(self.offer()) {
                     self.takers_failed(&error);
@@ -374,16 +399,20 @@ impl App {
 }
 
 /// Binds the admin address, if there is one, and serves its pages.
-/// All or nothing: what can't be had ends the start.
-fn apply_first(control: &mut Control, file: &yaml::File) -> anyhow::Result<()> {
-    let first = snapshot::diff(control.snapshot(), &file.snapshot);
-    let applied = control.apply(first);
-    if !applied.problems.is_empty() {
-        let problems: Vec<String> = applied.problems.iter().map(ToString::to_string).collect();
+/// With a file all or nothing: what can't be had ends the start. What a control plane asks for and
+/// can't be had comes back as problems, and the rest serves.
+fn apply_first(control: &mut Control, source: &Source) -> anyhow::Result<Vec<Problem>> {
+    let first = snapshot::diff(control.snapshot(), &source.snapshot());
+    let problems = control.apply(first).problems;
+    if source.is_strict() && !problems.is_empty() {
+        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         bail!("{}", problems.join("\n"));
     }
+    for problem in &problems {
+        tracing::error!(%problem, "part of the configuration is not in effect");
+    }
     control.drop_inherited();
-    Ok(())
+    Ok(problems)
 }
 
 fn unix_seconds(clock: &Clock, at: Tick) -> i64 {

@@ -13,6 +13,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
+    time::SystemTime,
 };
 
 use fairlead_config::{
@@ -20,6 +21,7 @@ use fairlead_config::{
     name::ServiceName,
     problem::Problem,
     snapshot::{Delta, Snapshot, Touched},
+    xds::proto::fairlead::ProxyState,
 };
 use fairlead_runtime::clock::{Clock, Tick};
 
@@ -28,6 +30,7 @@ use crate::{
     directory::{Directory, Signal},
     health::probe::Job,
     metrics::Metrics,
+    source::load::{self, Sample},
     tcp::{Fleet, Queues},
     upgrade::{Inheritance, Offer},
 };
@@ -54,6 +57,7 @@ pub struct Control {
     leaving: Leaving,
     drains: Drains,
     addresses: BTreeMap<Box<str>, Vec<IpAddr>>,
+    changes: u64,
 }
 
 /// What it starts with.
@@ -96,6 +100,7 @@ impl Control {
             leaving: Leaving::default(),
             drains: Drains::default(),
             addresses: BTreeMap::new(),
+            changes: 0,
             fleet,
         }
     }
@@ -103,6 +108,17 @@ impl Control {
     /// What runs.
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot
+    }
+
+    /// How often an endpoint's state has changed; a new number is news for load reports.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// The totals of all services, for a load report.
+    pub fn sample(&mut self, proxy: ProxyState, now: SystemTime) -> Sample {
+        let registry = self.directory.registry();
+        load::sample(registry, &self.snapshot, proxy, now)
     }
 
     /// The services, with their views and endpoints.
@@ -186,6 +202,7 @@ impl Control {
     /// Takes over what health says of live sessions.
     pub fn note_changes(&mut self) {
         for change in self.directory.take_changes() {
+            self.changes += 1;
             self.leaving.note(&change);
         }
         for (endpoint, reason) in self.leaving.due(self.clock.now()) {

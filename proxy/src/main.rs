@@ -7,7 +7,7 @@ use fairlead_config::yaml;
 use fairlead_proxy::{
     app::App,
     settings::{Flags, LogFormat, Settings},
-    source::file::FileSource,
+    source::feed::Source,
     upgrade::{
         Inheritance,
         io::{Channel, Taking},
@@ -29,15 +29,14 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: &Flags, clock: Clock) -> anyhow::Result<()> {
-    let source = FileSource::open(&flags.config, clock.clone())?;
-    let file = source.current();
+    let source = open(flags, &clock)?;
     if flags.check {
-        let count = file.snapshot.services.len();
-        println!("{}: {count} services, no problems", flags.config.display());
+        let count = source.snapshot().services.len();
+        println!("{}: {count} services, no problems", source.origin());
         return Ok(());
     }
     if flags.print_config {
-        print!("{}", yaml::encode(&file.settings, &file.snapshot));
+        print!("{}", yaml::encode(&source.settings(), &source.snapshot()));
         return Ok(());
     }
     let format = match flags.log_format {
@@ -45,7 +44,7 @@ fn run(flags: &Flags, clock: Clock) -> anyhow::Result<()> {
         LogFormat::Json => logging::Format::Json,
     };
     logging::start(&flags.log_level, format)?;
-    let settings = Settings::resolve(flags, &file.settings);
+    let settings = Settings::resolve(flags, &source.settings());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -70,5 +69,14 @@ async fn inherit(flags: &Flags) -> anyhow::Result<(Inheritance, Option<Taking>)>
             let (inherited, taking) = channel.take().await?;
             Ok((inherited, Some(taking)))
         }
+    }
+}
+
+/// The file or the control plane, of which clap admits exactly one.
+fn open(flags: &Flags, clock: &Clock) -> anyhow::Result<Source> {
+    match (flags.control_plane.options(), &flags.config) {
+        (Some(options), _) => Ok(Source::xds(options, clock.clone())),
+        (None, Some(path)) => Ok(Source::file(path, clock.clone())?),
+        (None, None) => anyhow::bail!("--config or --xds is needed"),
     }
 }

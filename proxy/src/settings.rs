@@ -6,6 +6,10 @@ use clap::{Parser, ValueEnum};
 use fairlead_config::{rule, yaml};
 use fairlead_runtime::drain::Limits;
 
+mod control_plane;
+
+pub use control_plane::ControlPlane;
+
 /// A TCP and UDP load balancer: health-checked, weighted, tiered endpoints across clusters,
 /// changed without touching live connections.
 #[derive(Debug, Clone, Parser)]
@@ -13,8 +17,12 @@ use fairlead_runtime::drain::Limits;
 pub struct Flags {
     /// The configuration file (YAML). It is read again whenever it changes, and on SIGHUP; a bad
     /// file changes nothing and every problem in it is logged.
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "xds")]
+    pub config: Option<PathBuf>,
+
+    /// Instead of a file.
+    #[command(flatten)]
+    pub control_plane: ControlPlane,
 
     /// Read the file, print every problem with its line, and exit: 0 when there is none, else 1.
     #[arg(long, conflicts_with = "print_config")]

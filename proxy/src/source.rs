@@ -6,6 +6,7 @@
 //!
 //! | module | what it owns |
 //! |---|---|
+//! | [`feed`] | the one source of a process, opened and running |
 //! | [`file`] | when a file is worth reading again, and what was read last |
 //! | [`xds`] | what a control plane said, what is asked of it and acknowledged |
 //! | [`load`] | what goes back to a control plane |
@@ -15,6 +16,7 @@ use std::{fmt, sync::Arc};
 
 use fairlead_config::{problem::Problem, snapshot::Delta, yaml};
 
+pub mod feed;
 pub mod file;
 pub mod guard;
 pub mod load;

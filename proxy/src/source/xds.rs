@@ -53,6 +53,7 @@ pub struct Ads {
     asked: BTreeSet<String>,
     /// Resources of a replica that is behind, by type and name.
     deferred: BTreeMap<(usize, String), Deferred>,
+    newest: Stamp,
     counts: Counts,
 }
 
@@ -104,6 +105,7 @@ impl Ads {
             held: Default::default(),
             asked: BTreeSet::new(),
             deferred: BTreeMap::new(),
+            newest: Stamp::default(),
             counts: Counts::default(),
         }
     }
@@ -207,11 +209,9 @@ impl Ads {
         self.counts
     }
 
-    /// The highest `asOf` in force, with its epoch; the default when nothing states one.
+    /// The highest `asOf` that took force in the newest epoch; the default when nothing states one.
     pub fn stamp(&self) -> Stamp {
-        let stamps = self.held.iter().flat_map(BTreeMap::values);
-        let stamps = stamps.map(|resource| envelope::stamp(resource));
-        stamps.max_by_key(|stamp| stamp.as_of).unwrap_or_default()
+        self.newest.clone()
     }
 
     /// What is in force, with types, for the disk.
@@ -259,6 +259,10 @@ impl Ads {
             self.deferred.remove(&key);
             if !refused.contains(resource.name.as_str()) {
                 self.counts.accepted += 1;
+                let stamp = envelope::stamp(&resource);
+                if stamp.epoch != self.newest.epoch || stamp.as_of > self.newest.as_of {
+                    self.newest = stamp;
+                }
                 self.held[kind].insert(resource.name.clone(), Arc::new(resource));
             }
         }

@@ -52,6 +52,11 @@ impl FileSource {
         })
     }
 
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// What is in force.
     pub fn current(&self) -> Arc<yaml::File> {
         self.accepted.lock().file.clone()

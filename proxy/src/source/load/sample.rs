@@ -1,6 +1,6 @@
 //! Totals of the registry as a sample.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::{sync::atomic::Ordering::Relaxed, time::SystemTime};
 
 use fairlead_config::{
     snapshot::Snapshot,
@@ -15,8 +15,10 @@ pub fn sample(
     registry: &Registry,
     snapshot: &Snapshot,
     proxy: ProxyState,
-    unix_millis: u64,
+    now: SystemTime,
 ) -> Sample {
+    let since = now.duration_since(SystemTime::UNIX_EPOCH);
+    let millis = since.map_or(0, |since| since.as_millis());
     let mut services = Vec::new();
     let mut endpoints = 0;
     let mut sessions = 0;
@@ -58,7 +60,7 @@ pub fn sample(
             ..proxy
         },
         services,
-        unix_millis,
+        unix_millis: u64::try_from(millis).unwrap_or(u64::MAX),
     }
 }
 

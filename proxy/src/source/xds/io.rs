@@ -7,6 +7,7 @@ use std::{
 };
 
 use fairlead_config::xds::{
+    envelope::Stamp,
     proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
     service::Client,
 };
@@ -106,7 +107,7 @@ impl XdsSource {
         (source, events)
     }
 
-    /// The state of the source. O(resources).
+    /// The state of the source. O(services).
     pub fn status(&self) -> XdsStatus {
         let shared = self.shared.lock();
         let stamp = shared.ads.stamp();
@@ -117,6 +118,11 @@ impl XdsSource {
             epoch: stamp.epoch,
             waiting: shared.ads.waiting(),
         }
+    }
+
+    /// The highest `asOf` in force, with its epoch.
+    pub fn stamp(&self) -> Stamp {
+        self.shared.lock().ads.stamp()
     }
 
     /// Yields an event for each answer that changes something, over as many streams as it takes,
