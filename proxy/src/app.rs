@@ -21,6 +21,7 @@ use crate::{
     admin::{self, Context as AdminContext, Desk, Question, Status},
     control::{Control, Options, chain},
     directory::Signal,
+    dns::{Looked, io::Resolver},
     health::io::Prober,
     metrics::{Metrics, ReloadResult},
     settings::{Flags, Settings},
@@ -54,6 +55,7 @@ pub struct App {
     fleet: Arc<Fleet>,
     control: Control,
     prober: Prober,
+    resolver: Resolver,
     threads: Threads,
     tasks: Tasks,
     signals: Signals,
@@ -81,6 +83,8 @@ enum Event {
     Reports,
     /// Somebody looks at an admin page.
     Asked(Question),
+    /// A name server answered.
+    Looked(Looked),
     /// A probe was answered.
     Probed(Signal),
     /// A deadline came.
@@ -156,6 +160,7 @@ impl App {
             flags,
             settings,
             prober: Prober::new(clock.clone()),
+            resolver: Resolver::system(),
             clock,
             metrics,
             fleet,
@@ -209,6 +214,7 @@ impl App {
                 Event::Asked(question) => {
                     question.answer(&mut self.control, &self.status, &self.clock);
                 }
+                Event::Looked(looked) => self.control.looked(looked),
                 Event::Probed(answer) => self.control.observe([answer]),
                 Event::Time => self.control.advance(),
                 Event::ThreadLost(reason) => break Some(reason),
@@ -217,6 +223,9 @@ impl App {
             self.tell_verdicts();
             for job in self.control.take_probes() {
                 self.prober.start(job);
+            }
+            for host in self.control.take_lookups() {
+                self.resolver.start(host);
             }
             self.end_first_round();
             if self.advance_departure() == Phase::Over {
@@ -258,6 +267,7 @@ impl App {
             () = self.fleet.reports.wait() => Event::Reports,
             Some(question) = self.questions.recv() => Event::Asked(question),
             answer = self.prober.answer() => Event::Probed(answer),
+            looked = self.resolver.answer() => Event::Looked(looked),
             reason = self.threads.lost() => Event::ThreadLost(reason),
             step = self.takers.next() => Event::Taker(step),
             () = tokio::time::sleep(wait) => Event::Time,
@@ -334,10 +344,13 @@ impl App {
         }
     }
 
-    /// Ready once every endpoint with a health check has been probed, or there was time enough.
+    /// Ready once every endpoint with a health check has been probed and every DNS name was asked
+    /// for, or there was time enough.
     fn end_first_round(&mut self) {
         if let Some((_, until)) = &self.first_round
-            && (self.clock.now() >= *until || self.control.directory().unverified() == 0)
+            && (self.clock.now() >= *until
+                || self.control.directory().unverified() == 0
+                    && self.control.unanswered_names() == 0)
         {
             self.first_round = None;
         }

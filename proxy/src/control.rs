@@ -9,14 +9,10 @@
 //! touched; a change of endpoints alone touches neither routes nor sockets. Only this thread
 //! writes; the data threads see whole views and whole tables.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
 use fairlead_config::{
+    endpoint::Target,
     frontend::Protocol,
     name::ServiceName,
     problem::Problem,
@@ -27,7 +23,8 @@ use fairlead_runtime::clock::{Clock, Tick};
 
 use crate::{
     access_log::{Reason, sink::Sinks},
-    directory::{Directory, Signal},
+    directory::{ChangeKind, Directory, Signal},
+    dns::{Host, Looked, Names},
     health::probe::Job,
     metrics::Metrics,
     source::load::{self, Sample},
@@ -56,7 +53,7 @@ pub struct Control {
     listeners: Listeners,
     leaving: Leaving,
     drains: Drains,
-    addresses: BTreeMap<Box<str>, Vec<IpAddr>>,
+    names: Names,
     changes: u64,
 }
 
@@ -99,7 +96,7 @@ impl Control {
             listeners: Listeners::new(fleet.clone(), fd_budget, inherited),
             leaving: Leaving::default(),
             drains: Drains::default(),
-            addresses: BTreeMap::new(),
+            names: Names::new(seed),
             changes: 0,
             fleet,
         }
@@ -138,11 +135,53 @@ impl Control {
     /// Makes the views of `services` anew, for rows or addresses that changed.
     pub fn refresh(&mut self, services: &[ServiceName]) {
         let now = self.clock.now();
-        let addresses = &self.addresses;
-        let resolve = |host: &str| addresses.get(host).cloned().unwrap_or_default();
+        for service in services {
+            let hosts = hosts_of(&self.snapshot, service);
+            self.names.set(service, hosts, now);
+        }
+        self.rebuild(services, now);
+        self.note_changes();
+    }
+
+    fn rebuild(&mut self, services: &[ServiceName], now: Tick) {
+        let names = &self.names;
+        let resolve = |host: &str| names.addresses(host).to_vec();
         let rows = self.drains.overlay(&self.snapshot, services);
         self.directory.apply(&rows, services, &resolve, now);
+    }
+
+    /// The DNS names to ask for now; each has to come back as [`Self::looked`].
+    pub fn take_lookups(&mut self) -> Vec<Host> {
+        self.names.take_due(self.clock.now())
+    }
+
+    /// DNS names that were never answered for.
+    pub fn unanswered_names(&self) -> usize {
+        self.names.unanswered()
+    }
+
+    /// Takes in what a name server answered. An address that is gone gets no new sessions; its live
+    /// ones stay, unlike those of an endpoint that is gone from the configuration.
+    pub fn looked(&mut self, looked: Looked) {
+        let now = self.clock.now();
+        self.fleet.metrics.process.dns_lookups.inc(looked.counted());
+        match &looked.result {
+            Ok(found) => tracing::debug!(host = &*looked.host, ?found, "name looked up"),
+            Err(failure) => {
+                tracing::warn!(host = &*looked.host, %failure, "a name look-up failed; what was known stays");
+            }
+        }
+        let services = self.names.looked(looked, now);
+        if services.is_empty() {
+            return;
+        }
         self.note_changes();
+        self.rebuild(&services, now);
+        for change in self.directory.take_changes() {
+            if change.kind != ChangeKind::Removed {
+                self.leaving.note(&change);
+            }
+        }
     }
 
     /// Drains a member or an endpoint, or calls that off; returns the services that have it.
@@ -177,7 +216,8 @@ impl Control {
     /// When [`Self::advance`] has something to do.
     pub fn next_deadline(&self) -> Option<Tick> {
         let health = self.directory.next_deadline(self.clock.now());
-        let deadlines = [health, self.leaving.next_deadline()];
+        let names = self.names.next_deadline();
+        let deadlines = [health, self.leaving.next_deadline(), names];
         deadlines.into_iter().flatten().min()
     }
 
@@ -294,9 +334,24 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// The DNS names among the endpoints of a service.
+fn hosts_of(snapshot: &Snapshot, service: &ServiceName) -> BTreeSet<Host> {
+    let rows = snapshot.endpoints.get(service);
+    let known = snapshot.services.contains_key(service);
+    let targets = rows
+        .filter(|_| known)
+        .into_iter()
+        .flat_map(|rows| rows.keys());
+    targets
+        .filter_map(|key| match &key.target {
+            Target::Dns { host, .. } => Some(Host::from(&**host)),
+            Target::Addr(_) => None,
+        })
+        .collect()
+}
+
 /// What a session is told that ends because its endpoint left.
-fn reason_of(kind: &crate::directory::ChangeKind) -> Option<Reason> {
-    use crate::directory::ChangeKind;
+fn reason_of(kind: &ChangeKind) -> Option<Reason> {
     match kind {
         ChangeKind::Removed => Some(Reason::EndpointRemoved),
         ChangeKind::Draining => Some(Reason::EndpointDrained),
@@ -304,3 +359,6 @@ fn reason_of(kind: &crate::directory::ChangeKind) -> Option<Reason> {
         ChangeKind::Usable => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

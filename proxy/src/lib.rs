@@ -7,6 +7,7 @@ pub mod balancer;
 pub mod connect;
 pub mod control;
 pub mod directory;
+pub mod dns;
 pub mod health;
 pub(crate) mod keyed_hash;
 pub mod limits;
