@@ -1,8 +1,11 @@
 //! What the server serves, told to clients: discovery documents, version, health.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, header};
 use serde_json::{Value, json};
+use sha2::Digest as _;
 
 use crate::core::Core;
 use crate::error::ApiError;
@@ -39,6 +42,9 @@ const GROUP_ORDER: &[&str] = &[
     "coordination.k8s.io",
     "node.k8s.io",
     "discovery.k8s.io",
+    "resource.k8s.io",
+    "flowcontrol.apiserver.k8s.io",
+    "storagemigration.k8s.io",
 ];
 
 /// A group and its served versions, the preferred one first.
@@ -291,12 +297,16 @@ impl Group {
 
 fn aggregated_resource(resource: &Resource) -> Value {
     let kind = |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
-    let own = kind(&resource.group, &resource.version, &resource.kind);
+    // Built-in kinds leave out group and version where they are the resource's own.
+    let own = match resource.custom {
+        Some(_) => kind(&resource.group, &resource.version, &resource.kind),
+        None => kind("", "", &resource.kind),
+    };
     let mut document = json!({
         "resource": resource.resource, "responseKind": own,
         "scope": if resource.namespaced { "Namespaced" } else { "Cluster" },
         "singularResource": resource.singular,
-        "verbs": resource.verbs.names(),
+        "verbs": verbs(resource),
     });
     if !resource.short_names.is_empty() {
         document["shortNames"] = json!(resource.short_names);
@@ -327,13 +337,17 @@ fn resource_list(group: &str, version: &str, resources: &[Arc<Resource>]) -> Val
         let mut entry = json!({
             "name": resource.resource, "singularName": resource.singular,
             "namespaced": resource.namespaced, "kind": resource.kind,
-            "verbs": resource.verbs.names(),
+            "verbs": verbs(resource),
         });
         if !resource.short_names.is_empty() {
             entry["shortNames"] = json!(resource.short_names);
         }
         if !resource.categories.is_empty() {
             entry["categories"] = json!(resource.categories);
+        }
+        // A custom kind's hash is of its storage version, which is not known here.
+        if resource.custom.is_none() && resource.verbs.contains("get") {
+            entry["storageVersionHash"] = json!(storage_version_hash(resource));
         }
         list.push(entry);
         for sub in &resource.subresources {
@@ -362,9 +376,35 @@ fn resource_list(group: &str, version: &str, resources: &[Arc<Resource>]) -> Val
     document
 }
 
+/// The verbs in the order of real documents, which differs for custom kinds.
+fn verbs(resource: &Resource) -> &'static [&'static str] {
+    match resource.custom {
+        Some(_) => &[
+            "delete",
+            "deletecollection",
+            "get",
+            "list",
+            "patch",
+            "create",
+            "update",
+            "watch",
+        ],
+        None => resource.verbs.names(),
+    }
+}
+
+/// Tells clients whether the stored form may have changed: a hash of what it is stored as.
+fn storage_version_hash(resource: &Resource) -> String {
+    let stored = format!("{}/{}/{}", resource.group, resource.version, resource.kind);
+    STANDARD.encode(&sha2::Sha256::digest(stored.as_bytes())[..8])
+}
+
 fn kind_of<'a>(sub: &'a Subresource, resource: &'a Resource) -> (&'a str, &'a str) {
     if sub.version.is_empty() {
-        return (&resource.group, &resource.version);
+        return match resource.custom {
+            Some(_) => (&resource.group, &resource.version),
+            None => ("", ""),
+        };
     }
     (&sub.group, &sub.version)
 }

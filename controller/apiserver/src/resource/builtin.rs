@@ -68,6 +68,9 @@ const NETWORKING: (&str, &str) = ("networking.k8s.io", "v1");
 const NODE: (&str, &str) = ("node.k8s.io", "v1");
 const POLICY: (&str, &str) = ("policy", "v1");
 const RBAC: (&str, &str) = ("rbac.authorization.k8s.io", "v1");
+const RESOURCE: (&str, &str) = ("resource.k8s.io", "v1");
+const FLOW: (&str, &str) = ("flowcontrol.apiserver.k8s.io", "v1");
+const MIGRATION: (&str, &str) = ("storagemigration.k8s.io", "v1");
 const SCHEDULING: (&str, &str) = ("scheduling.k8s.io", "v1");
 const STORAGE: (&str, &str) = ("storage.k8s.io", "v1");
 
@@ -166,6 +169,20 @@ pub(super) const ROWS: &[Row] = &[
         &["csr"],
         "s",
     ),
+    row(
+        CERTIFICATES,
+        "clustertrustbundles",
+        "ClusterTrustBundle",
+        &[],
+        "",
+    ),
+    row(
+        CERTIFICATES,
+        "podcertificaterequests",
+        "PodCertificateRequest",
+        &[],
+        "ns",
+    ),
     row(NETWORKING, "ingressclasses", "IngressClass", &[], ""),
     row(NETWORKING, "ingresses", "Ingress", &["ing"], "ns"),
     row(NETWORKING, "ipaddresses", "IPAddress", &["ip"], ""),
@@ -189,7 +206,7 @@ pub(super) const ROWS: &[Row] = &[
     row(RBAC, "rolebindings", "RoleBinding", &[], "n"),
     row(RBAC, "roles", "Role", &[], "n"),
     row(STORAGE, "csidrivers", "CSIDriver", &[], ""),
-    row(STORAGE, "csinodes", "CSINode", &[], ""),
+    row(STORAGE, "csinodes", "CSINode", &[], "s"),
     row(
         STORAGE,
         "csistoragecapacities",
@@ -206,6 +223,22 @@ pub(super) const ROWS: &[Row] = &[
         &["vac"],
         "",
     ),
+    row(
+        ADMISSION,
+        "mutatingadmissionpolicies",
+        "MutatingAdmissionPolicy",
+        &[],
+        "",
+    )
+    .in_category(&["api-extensions"]),
+    row(
+        ADMISSION,
+        "mutatingadmissionpolicybindings",
+        "MutatingAdmissionPolicyBinding",
+        &[],
+        "",
+    )
+    .in_category(&["api-extensions"]),
     row(
         ADMISSION,
         "mutatingwebhookconfigurations",
@@ -250,6 +283,32 @@ pub(super) const ROWS: &[Row] = &[
     row(COORDINATION, "leases", "Lease", &[], "n"),
     row(NODE, "runtimeclasses", "RuntimeClass", &[], ""),
     row(DISCOVERY, "endpointslices", "EndpointSlice", &[], "n"),
+    row(RESOURCE, "deviceclasses", "DeviceClass", &[], ""),
+    row(RESOURCE, "devicetaintrules", "DeviceTaintRule", &[], "s"),
+    row(RESOURCE, "resourceclaims", "ResourceClaim", &[], "ns"),
+    row(
+        RESOURCE,
+        "resourceclaimtemplates",
+        "ResourceClaimTemplate",
+        &[],
+        "n",
+    ),
+    row(RESOURCE, "resourceslices", "ResourceSlice", &[], ""),
+    row(FLOW, "flowschemas", "FlowSchema", &[], "s"),
+    row(
+        FLOW,
+        "prioritylevelconfigurations",
+        "PriorityLevelConfiguration",
+        &[],
+        "s",
+    ),
+    row(
+        MIGRATION,
+        "storageversionmigrations",
+        "StorageVersionMigration",
+        &[],
+        "s",
+    ),
 ];
 
 pub(super) fn resources() -> Vec<Resource> {
