@@ -221,13 +221,16 @@ pub fn strategy(group: &str, kind: &str) -> &'static dyn Strategy {
         (rbac::GROUP, "ClusterRole" | "Role") => &rbac::Role,
         (rbac::GROUP, "ClusterRoleBinding" | "RoleBinding") => &rbac::Binding,
         ("apiextensions.k8s.io", "CustomResourceDefinition") => &crate::crd::Definition,
-        ("", "PersistentVolumeClaim" | "PersistentVolume" | "ResourceQuota")
-        | ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy")
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy")
         | ("autoscaling", "HorizontalPodAutoscaler")
+        | ("flowcontrol.apiserver.k8s.io", "FlowSchema" | "PriorityLevelConfiguration")
         | ("networking.k8s.io", "ServiceCIDR")
-        | ("storage.k8s.io", "VolumeAttachment")
-        | ("apiregistration.k8s.io", "APIService")
-        | ("certificates.k8s.io", "CertificateSigningRequest") => &WithStatus,
+        | ("apiregistration.k8s.io", "APIService") => &WithStatus,
+        ("", "PersistentVolumeClaim" | "PersistentVolume" | "ResourceQuota")
+        | ("certificates.k8s.io", "CertificateSigningRequest" | "PodCertificateRequest")
+        | ("resource.k8s.io", "DeviceTaintRule" | "ResourceClaim")
+        | ("storage.k8s.io", "CSINode" | "VolumeAttachment")
+        | ("storagemigration.k8s.io", "StorageVersionMigration") => &StatusOnly,
         _ => &Plain,
     }
 }
@@ -240,7 +243,17 @@ pub struct Plain;
 #[derive(Debug, Clone, Copy)]
 pub struct WithStatus;
 
+/// A status subresource, and nothing else of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct StatusOnly;
+
 impl Strategy for Plain {}
+
+impl Strategy for StatusOnly {
+    fn has_status(&self) -> bool {
+        true
+    }
+}
 
 impl Strategy for WithStatus {
     fn has_status(&self) -> bool {

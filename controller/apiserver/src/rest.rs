@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response};
 use http_body_util::{BodyExt as _, Limited};
+use parking_lot::Mutex;
 
 use crate::auth::impersonate::impersonate;
 use crate::auth::{Attributes, Decision, User};
@@ -25,6 +26,7 @@ mod create;
 mod decode;
 mod definitions;
 mod delete;
+mod events;
 mod fields;
 mod list;
 mod meta;
@@ -45,6 +47,8 @@ pub(crate) struct Request<'a> {
     pub place: Place,
     pub resource: Arc<Resource>,
     pub accept: Accept,
+    /// What the client is warned of, whether the request succeeds or not.
+    pub warnings: Mutex<Vec<String>>,
 }
 
 /// What a body may hold at most: the limit of Kubernetes, which follows etcd's.
@@ -109,25 +113,52 @@ where
         place,
         resource,
         accept,
+        warnings: Mutex::default(),
     };
-    match verb {
-        "get" => request.get(),
-        "list" => request.list(),
-        "watch" => request.watch(),
-        _ => {
-            let body = read(body).await?;
-            match verb {
-                "create" => Box::pin(request.create(body)).await,
-                "update" => Box::pin(request.update(body)).await,
-                "patch" => Box::pin(request.patch(body)).await,
-                "delete" => Box::pin(request.delete(body)).await,
-                _ => Box::pin(request.delete_collection(body)).await,
-            }
-        }
+    if request.resource.is("", "endpoints") {
+        request
+            .warn(["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"]);
     }
+    let mut response = match request.answer(verb, body).await {
+        Ok(response) => response,
+        Err(error) => status(&error, accept.syntax),
+    };
+    add_warnings(&mut response, &request.warnings.lock());
+    Ok(response)
 }
 
 impl Request<'_> {
+    async fn answer<B>(&self, verb: &str, body: B) -> Result<Response<Body>, ApiError>
+    where
+        B: http_body::Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        match verb {
+            "get" => return self.get(),
+            "list" => return self.list(),
+            "watch" => return self.watch(),
+            _ => {}
+        }
+        let body = read(body).await?;
+        match verb {
+            "create" => Box::pin(self.create(body)).await,
+            "update" => Box::pin(self.update(body)).await,
+            "patch" => Box::pin(self.patch(body)).await,
+            "delete" => Box::pin(self.delete(body)).await,
+            _ => Box::pin(self.delete_collection(body)).await,
+        }
+    }
+
+    /// Warns the client of this, once.
+    fn warn<W: Into<String>>(&self, texts: impl IntoIterator<Item = W>) {
+        let mut warnings = self.warnings.lock();
+        for text in texts.into_iter().map(Into::into) {
+            if !warnings.contains(&text) {
+                warnings.push(text);
+            }
+        }
+    }
+
     fn strategy(&self) -> &'static dyn Strategy {
         strategy(&self.resource.group, &self.resource.kind)
     }
@@ -202,9 +233,13 @@ fn check_place(place: &Place, resource: &Resource, verb: &str) -> Result<(), Api
         let nowhere = verb == "create" && resource.namespaced && place.namespace.is_empty();
         resource.verbs.contains(verb) && !collection && !nowhere
     } else {
-        let subresource = resource
-            .subresource(&place.subresource)
-            .ok_or_else(ApiError::unknown_path)?;
+        let subresource = resource.subresource(&place.subresource).ok_or_else(|| {
+            // Custom resources answer here as for a missing object.
+            if resource.custom.is_some() {
+                return ApiError::not_found(&resource.group, &resource.resource, &place.name);
+            }
+            ApiError::unknown_path()
+        })?;
         subresource.verbs.contains(&verb)
     };
     if allowed {
@@ -298,7 +333,7 @@ where
 }
 
 /// Adds `Warning` headers, one for each text.
-fn warn(response: &mut Response<Body>, warnings: &[String]) {
+fn add_warnings(response: &mut Response<Body>, warnings: &[String]) {
     for warning in warnings {
         let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"");
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {

@@ -2,7 +2,7 @@
 
 use http::Response;
 
-use super::{Request, warn};
+use super::Request;
 use crate::auth::review::Reviewer;
 use crate::error::ApiError;
 use crate::http::{Body, json as respond};
@@ -10,7 +10,7 @@ use crate::http::{Body, json as respond};
 impl Request<'_> {
     /// Answers a question, or creates what has no object of its own.
     pub(super) async fn connect(&self, body: &[u8]) -> Result<Response<Body>, ApiError> {
-        let (body, warnings) = self.decode(body)?;
+        let body = self.decode(body)?;
         match self.place.subresource.as_str() {
             "binding" => return self.bind(&body).await,
             "eviction" => return self.evict(&body).await,
@@ -27,8 +27,7 @@ impl Request<'_> {
             "token" => reviewer.issue(&self.place.name, body)?,
             _ => return Err(ApiError::method_not_allowed()),
         };
-        let mut response = respond(201, self.accept.syntax, &answer);
-        warn(&mut response, &warnings);
+        let response = respond(201, self.accept.syntax, &answer);
         Ok(response)
     }
 }

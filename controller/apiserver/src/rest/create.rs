@@ -6,9 +6,9 @@ use bytes::Bytes;
 use http::Response;
 use serde_json::{Value, json};
 
+use super::Request;
 use super::meta::{self, metadata_mut, text};
 use super::print::Outcome;
-use super::{Request, warn};
 use crate::clock::{name_suffix, new_uid, rfc3339};
 use crate::error::{ApiError, Cause, CauseReason};
 use crate::http::Body;
@@ -27,12 +27,10 @@ impl Request<'_> {
             return self.connect(&body).await;
         }
         let dry_run = self.query.dry_run("CreateOptions")?;
-        let (mut object, warnings) = self.decode(&body)?;
+        let mut object = self.decode(&body)?;
         self.record_fields_on_create(&mut object);
         let outcome = self.create_object(object, dry_run).await?;
-        let mut response = self.print_one(201, &outcome)?;
-        warn(&mut response, &warnings);
-        Ok(response)
+        self.print_one(201, &outcome)
     }
 
     /// Creates an object that was decoded and whose fields have their owners.

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::Request;
-use crate::error::ApiError;
+use crate::error::{ApiError, Cause};
 use crate::http::ContentType;
 use crate::{protobuf, schema};
 
@@ -23,7 +23,7 @@ impl Request<'_> {
             Some("Strict") => Ok(FieldValidation::Strict),
             Some(other) => {
                 let value = Value::String(other.to_owned());
-                let cause = crate::Cause::not_supported(
+                let cause = Cause::not_supported(
                     "fieldValidation",
                     &value,
                     &["", "Ignore", "Strict", "Warn"],
@@ -33,8 +33,8 @@ impl Request<'_> {
         }
     }
 
-    /// The object in a body of the request's content type, and what is to be warned of.
-    pub(super) fn decode(&self, body: &[u8]) -> Result<(Value, Vec<String>), ApiError> {
+    /// The object in a body of the request's content type.
+    pub(super) fn decode(&self, body: &[u8]) -> Result<Value, ApiError> {
         let (value, repeated) = match ContentType::of_object(self.headers)? {
             ContentType::Yaml => (
                 parse_yaml(body).map_err(|why| self.unrecognized(&why))?,
@@ -44,8 +44,8 @@ impl Request<'_> {
             _ => parse_json(body).map_err(|why| self.unrecognized(&why))?,
         };
         let mut value = self.check_type(value)?;
-        let warnings = self.check_fields(&mut value, repeated)?;
-        Ok((value, warnings))
+        self.check_fields(&mut value, repeated)?;
+        Ok(value)
     }
 
     /// Is it an object of the kind that this place takes? Built-in kinds may leave that out.
@@ -58,16 +58,26 @@ impl Request<'_> {
                  body is not an object",
             ));
         };
-        for (key, what) in [("kind", "Kind"), ("apiVersion", "apiVersion")] {
-            let given = object.get(key).and_then(Value::as_str).unwrap_or_default();
-            if given.is_empty() && self.resource.custom.is_some() {
-                let text = Value::Object(object.clone());
-                let message = format!("Object '{what}' is missing in '{text}'");
-                return Err(ApiError::bad_request(message));
-            }
+        if self.resource.custom.is_some() && text(object, "kind").is_none() {
+            let shown = Value::Object(object.clone());
+            return Err(ApiError::bad_request(format!(
+                "Object 'Kind' is missing in '{shown}'"
+            )));
+        }
+        if self.resource.custom.is_some() && text(object, "apiVersion").is_none() {
+            return Err(wrong_version("", &group_version));
         }
         let given_kind = text(object, "kind").unwrap_or_else(|| kind.clone());
         let given_version = text(object, "apiVersion").unwrap_or_else(|| group_version.clone());
+        if given_kind != kind && self.resource.custom.is_some() {
+            if given_version != group_version {
+                return Err(wrong_version(&given_version, &group_version));
+            }
+            let must = format!("must be {kind}");
+            let cause = Cause::invalid("kind", &Value::String(given_kind.clone()), &must);
+            let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            return Err(ApiError::invalid(&group, &given_kind, name, vec![cause]));
+        }
         if given_kind != kind {
             let short = group.split('.').next().filter(|group| !group.is_empty());
             return Err(ApiError::bad_request(format!(
@@ -77,17 +87,14 @@ impl Request<'_> {
             )));
         }
         if given_version != group_version {
-            return Err(ApiError::bad_request(match self.resource.custom {
-                Some(_) => format!(
-                    "the API version in the data ({given_version}) does not match the expected \
-                     API version ({group_version})"
-                ),
-                None => format!(
-                    "{kind} in version {given_version:?} cannot be handled as a {kind}: no kind \
-                     {kind:?} is registered for version {given_version:?} in scheme \
-                     \"pkg/runtime/scheme.go:111\""
-                ),
-            }));
+            if self.resource.custom.is_some() {
+                return Err(wrong_version(&given_version, &group_version));
+            }
+            return Err(ApiError::bad_request(format!(
+                "{kind} in version {given_version:?} cannot be handled as a {kind}: no kind \
+                 {kind:?} is registered for version {given_version:?} in scheme \
+                 \"pkg/runtime/scheme.go:111\""
+            )));
         }
         object.insert("kind".to_owned(), Value::String(kind));
         object.insert("apiVersion".to_owned(), Value::String(group_version));
@@ -118,6 +125,13 @@ impl Request<'_> {
             ),
         }
     }
+}
+
+fn wrong_version(given: &str, expected: &str) -> ApiError {
+    ApiError::bad_request(format!(
+        "the API version in the data ({given}) does not match the expected API version \
+         ({expected})"
+    ))
 }
 
 pub(super) fn joined(group: &str, version: &str) -> String {

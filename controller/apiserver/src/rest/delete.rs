@@ -6,10 +6,10 @@ use bytes::Bytes;
 use http::Response;
 use serde_json::{Value, json};
 
+use super::Request;
 use super::decode::{parse_json, parse_protobuf, parse_yaml};
 use super::meta::{self, finalizers, metadata_mut, text};
 use super::print::Outcome;
-use super::{Request, warn};
 use crate::clock::rfc3339;
 use crate::error::{ApiError, Cause};
 use crate::http::{Body, ContentType, json as respond, options_invalid};
@@ -62,15 +62,13 @@ impl Request<'_> {
         let options = self.delete_options(&body)?;
         let key = Key::new(&self.place.namespace, &self.place.name);
         let deleted = self.delete_key(&key, &options).await?;
-        let mut response = match deleted {
+        Ok(match deleted {
             Deleted::Marked(outcome) => self.print_one(200, &outcome)?,
             Deleted::Gone(object) if self.returns_deleted() => {
                 self.print_one(200, &Outcome::Value(object))?
             }
             Deleted::Gone(object) => respond(200, self.accept.syntax, &self.success(&object)),
-        };
-        warn(&mut response, &[]);
-        Ok(response)
+        })
     }
 
     pub(super) async fn delete_collection(&self, body: Bytes) -> Result<Response<Body>, ApiError> {
@@ -105,11 +103,10 @@ impl Request<'_> {
             let why = "this namespace may not be deleted";
             return Err(ApiError::forbidden(group, resource, key.name(), why));
         }
-        let head = self.resource.head();
         for _ in 0..ATTEMPTS_MAX {
             let found = self.core.store.read(&self.resource.table, key);
             let stored = found.ok_or_else(|| ApiError::not_found(group, resource, key.name()))?;
-            let old = stored.value(&head);
+            let old = self.value_of(&stored);
             self.check_preconditions(&old, options)?;
             match self.delete_once(&stored, &old, options).await {
                 Ok(deleted) => return Ok(deleted),
@@ -174,7 +171,7 @@ impl Request<'_> {
         }
         strategy.deleted(&new, &self.ctx(false));
         self.removed(&new).await;
-        Ok(Deleted::Gone(committed.value(&self.resource.head())))
+        Ok(Deleted::Gone(self.value_of(&committed)))
     }
 
     async fn commit(&self, stored: &Object, change: Change) -> Result<Arc<Object>, Refused> {

@@ -26,7 +26,7 @@ impl Request<'_> {
         &self,
         object: &mut Value,
         repeated: Vec<String>,
-    ) -> Result<Vec<String>, ApiError> {
+    ) -> Result<(), ApiError> {
         let decoded = self.decode_fields(object, repeated)?;
         decoded.map_err(|why| self.cannot_handle(&why))
     }
@@ -36,7 +36,7 @@ impl Request<'_> {
         &self,
         object: &mut Value,
         repeated: Vec<String>,
-    ) -> Result<Result<Vec<String>, String>, ApiError> {
+    ) -> Result<Result<(), String>, ApiError> {
         let wish = self.field_validation()?;
         let mut texts = repeated;
         let decoded = match &self.resource.custom {
@@ -62,8 +62,11 @@ impl Request<'_> {
             FieldValidation::Strict if !texts.is_empty() => {
                 Err(format!("strict decoding error: {}", texts.join(", ")))
             }
-            FieldValidation::Ignore => Ok(Vec::new()),
-            FieldValidation::Strict | FieldValidation::Warn => Ok(texts),
+            FieldValidation::Ignore => Ok(()),
+            FieldValidation::Strict | FieldValidation::Warn => {
+                self.warn(texts);
+                Ok(())
+            }
         })
     }
 

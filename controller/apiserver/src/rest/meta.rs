@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value, json};
 
+use super::events;
 use crate::error::Cause;
 use crate::kinds::field::FieldErrors;
 use crate::kinds::{self, NameRule, Strategy};
@@ -47,6 +48,15 @@ pub(super) fn is_deleting(object: &Value) -> bool {
 
 /// The store's form of an object.
 pub(super) fn draft(object: &Value, resource: &Resource, strategy: &dyn Strategy) -> Draft {
+    let renamed;
+    let object = if events::is_renamed(resource) {
+        let mut stored = object.clone();
+        events::to_stored(&mut stored);
+        renamed = stored;
+        &renamed
+    } else {
+        object
+    };
     let own = strategy
         .selectable_fields()
         .iter()

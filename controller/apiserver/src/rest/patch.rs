@@ -49,21 +49,17 @@ impl Request<'_> {
             let object = self.patched(kind, old, &patch, &body)?;
             self.keeps_uid(&object, old)?;
             let mut object = self.check_type(object)?;
-            let warnings = match self.decode_fields(&mut object, repeated.clone())? {
-                Ok(warnings) => warnings,
-                Err(why) => {
-                    let shown = match kind {
-                        ContentType::StrategicMergePatch => patch::printed(&patch),
-                        _ => self.patched(kind, old, &patch, &body)?.to_string(),
-                    };
-                    let cause = Cause::invalid("patch", &Value::String(shown), &why);
-                    return Err(ApiError::invalid("", "", "", vec![cause]));
-                }
-            };
+            if let Err(why) = self.decode_fields(&mut object, repeated.clone())? {
+                let shown = match kind {
+                    ContentType::StrategicMergePatch => patch::printed(&patch),
+                    _ => self.patched(kind, old, &patch, &body)?.to_string(),
+                };
+                let cause = Cause::invalid("patch", &Value::String(shown), &why);
+                return Err(ApiError::invalid("", "", "", vec![cause]));
+            }
             self.apply_defaults(&mut object);
             Ok(Edited {
                 object,
-                warnings,
                 owned: false,
             })
         };
@@ -146,11 +142,10 @@ impl Request<'_> {
             if let Some(old) = old {
                 self.keeps_uid(&object, old)?;
             }
-            let warnings = self.check_fields(&mut object, Vec::new())?;
+            self.check_fields(&mut object, Vec::new())?;
             self.apply_defaults(&mut object);
             Ok(Edited {
                 object,
-                warnings,
                 owned: true,
             })
         };

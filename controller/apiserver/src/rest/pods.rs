@@ -94,6 +94,7 @@ impl Request<'_> {
             place,
             resource: Arc::clone(&self.resource),
             accept: self.accept,
+            warnings: parking_lot::Mutex::default(),
         };
         let options = body
             .get("deleteOptions")

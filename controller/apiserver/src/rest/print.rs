@@ -5,8 +5,9 @@ use std::sync::Arc;
 use http::Response;
 use serde_json::{Value, json};
 
+use super::create::remove;
 use super::meta::metadata_mut;
-use super::{Request, table};
+use super::{Request, events, table};
 use crate::error::ApiError;
 use crate::http::{Body, Shape, json as respond, raw};
 use crate::store::Object;
@@ -49,10 +50,13 @@ impl Request<'_> {
                 Ok(respond(code, syntax, &self.table(&meta, &[value], true)?))
             }
             (Shape::Metadata, outcome) => Ok(raw(code, syntax, only_metadata(self.value(outcome)))),
+            (_, Outcome::Stored(object)) if events::is_renamed(&self.resource) => {
+                Ok(respond(code, syntax, &self.value_of(object)))
+            }
             (_, Outcome::Stored(object)) => {
                 let mut out = Vec::new();
                 object.print(&self.resource.head(), &mut out);
-                Ok(raw(code, syntax, self.converted(out)))
+                Ok(raw(code, syntax, out))
             }
             (_, Outcome::Value(value)) => Ok(respond(code, syntax, value)),
         }
@@ -66,8 +70,7 @@ impl Request<'_> {
         let syntax = self.accept.syntax;
         match self.accept.shape {
             Shape::Table => {
-                let head = self.resource.head();
-                let values: Vec<_> = objects.iter().map(|object| object.value(&head)).collect();
+                let values: Vec<_> = objects.iter().map(|object| self.value_of(object)).collect();
                 Ok(respond(200, syntax, &self.table(meta, &values, true)?))
             }
             Shape::Metadata => {
@@ -81,6 +84,19 @@ impl Request<'_> {
                 }
                 out.extend_from_slice(b"]}");
                 Ok(raw(200, syntax, out))
+            }
+            Shape::Full | Shape::Discovery if events::is_renamed(&self.resource) => {
+                let mut items: Vec<_> =
+                    objects.iter().map(|object| self.value_of(object)).collect();
+                for item in &mut items {
+                    remove(item, "kind");
+                    remove(item, "apiVersion");
+                }
+                let list = json!({
+                    "kind": self.resource.list_kind, "apiVersion": self.resource.api_version(),
+                    "metadata": list_metadata(meta), "items": items,
+                });
+                Ok(respond(200, syntax, &list))
             }
             Shape::Full | Shape::Discovery => {
                 let head = self.resource.item_head();
@@ -110,13 +126,17 @@ impl Request<'_> {
     ) {
         let head = self.resource.head();
         match self.accept.shape {
+            Shape::Full | Shape::Discovery if events::is_renamed(&self.resource) => {
+                let value = self.event_value(object, revision);
+                serde_json::to_writer(out, &value).expect("a value is serialisable");
+            }
             Shape::Full | Shape::Discovery => object.print_at(&head, revision, out),
             Shape::Metadata => {
-                let value = self.event_value(object, &head, revision);
+                let value = self.event_value(object, revision);
                 out.extend(only_metadata(value));
             }
             Shape::Table => {
-                let value = self.event_value(object, &head, revision);
+                let value = self.event_value(object, revision);
                 let meta = ListMeta {
                     revision,
                     ..ListMeta::default()
@@ -129,16 +149,25 @@ impl Request<'_> {
         }
     }
 
-    fn event_value(&self, object: &Object, head: &[u8], revision: u64) -> Value {
-        let mut value = object.value(head);
+    fn event_value(&self, object: &Object, revision: u64) -> Value {
+        let mut value = self.value_of(object);
         let revision = Value::String(revision.to_string());
         metadata_mut(&mut value).insert("resourceVersion".to_owned(), revision);
         value
     }
 
+    /// A stored object in the form that this resource shows.
+    pub(super) fn value_of(&self, object: &Object) -> Value {
+        let mut value = object.value(&self.resource.head());
+        if events::is_renamed(&self.resource) {
+            events::from_stored(&mut value);
+        }
+        value
+    }
+
     pub(super) fn value(&self, outcome: &Outcome) -> Value {
         match outcome {
-            Outcome::Stored(object) => object.value(&self.resource.head()),
+            Outcome::Stored(object) => self.value_of(object),
             Outcome::Value(value) => value.clone(),
         }
     }
@@ -155,10 +184,6 @@ impl Request<'_> {
             columns,
             now,
         ))
-    }
-
-    fn converted(&self, json: Vec<u8>) -> Vec<u8> {
-        json
     }
 }
 

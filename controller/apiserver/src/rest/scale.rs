@@ -4,10 +4,10 @@ use bytes::Bytes;
 use http::Response;
 use serde_json::{Map, Value, json};
 
+use super::Request;
 use super::decode::{parse_json, parse_yaml};
 use super::print::Outcome;
 use super::update::Edited;
-use super::{Request, warn};
 use crate::error::{ApiError, Cause};
 use crate::http::{Body, ContentType, json as respond};
 use crate::kinds::Lookup as _;
@@ -34,14 +34,14 @@ impl Request<'_> {
     }
 
     pub(super) async fn update_scale(&self, body: &Bytes) -> Result<Response<Body>, ApiError> {
-        let (wanted, warnings) = self.decode(body)?;
-        self.edit_scale(&|_| Ok(wanted.clone()), "UpdateOptions", warnings)
+        let wanted = self.decode(body)?;
+        self.edit_scale(&|_| Ok(wanted.clone()), "UpdateOptions")
             .await
     }
 
     pub(super) async fn patch_scale(&self, body: &Bytes) -> Result<Response<Body>, ApiError> {
         let kind = ContentType::of_patch(self.headers)?;
-        let (change, warnings) = match kind {
+        let (change, repeated) = match kind {
             ContentType::JsonPatch => (Value::Null, Vec::new()),
             ContentType::ApplyPatch => {
                 (parse_yaml(body).map_err(ApiError::bad_request)?, Vec::new())
@@ -61,14 +61,14 @@ impl Request<'_> {
                 Ok(scale)
             }
         };
-        self.edit_scale(&edit, "PatchOptions", warnings).await
+        self.warn(repeated);
+        self.edit_scale(&edit, "PatchOptions").await
     }
 
     async fn edit_scale(
         &self,
         edit: &(dyn Fn(&Value) -> Result<Value, ApiError> + Send + Sync),
         options: &str,
-        warnings: Vec<String>,
     ) -> Result<Response<Body>, ApiError> {
         let dry_run = self.query.dry_run(options)?;
         let paths = self.scale_paths()?;
@@ -82,18 +82,15 @@ impl Request<'_> {
             object["metadata"]["resourceVersion"] = revision;
             Ok(Edited {
                 object,
-                warnings: warnings.clone(),
                 owned: false,
             })
         };
-        let (_, outcome, warnings) = self.edit_object(&edit, false, dry_run).await?;
+        let (_, outcome) = self.edit_object(&edit, false, dry_run).await?;
         let object = match outcome {
-            Outcome::Stored(stored) => stored.value(&self.resource.head()),
+            Outcome::Stored(stored) => self.value_of(&stored),
             Outcome::Value(value) => value,
         };
-        let mut response = respond(200, self.accept.syntax, &self.scale_of(&object)?);
-        warn(&mut response, &warnings);
-        Ok(response)
+        Ok(respond(200, self.accept.syntax, &self.scale_of(&object)?))
     }
 
     fn scale_replicas(&self, scale: &Value) -> Result<i64, ApiError> {

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use http::Response;
 use serde_json::{Value, json};
 
+use super::Request;
 use super::create::remove;
 use super::meta::{self, metadata_mut, text};
 use super::print::Outcome;
-use super::{Request, warn};
 use crate::error::{ApiError, Cause};
 use crate::http::Body;
 use crate::kinds::Generation;
@@ -24,7 +24,6 @@ pub(super) type Edit<'e> = dyn Fn(Option<&Value>) -> Result<Edited, ApiError> + 
 
 pub(super) struct Edited {
     pub object: Value,
-    pub warnings: Vec<String>,
     /// Its managedFields are final: server-side apply computes them itself.
     pub owned: bool,
 }
@@ -35,12 +34,11 @@ impl Request<'_> {
             return self.update_scale(&body).await;
         }
         let dry_run = self.query.dry_run("UpdateOptions")?;
-        let (mut object, warnings) = self.decode(&body)?;
+        let mut object = self.decode(&body)?;
         self.apply_defaults(&mut object);
         let edit = |_: Option<&Value>| -> Result<Edited, ApiError> {
             Ok(Edited {
                 object: object.clone(),
-                warnings: warnings.clone(),
                 owned: false,
             })
         };
@@ -56,10 +54,8 @@ impl Request<'_> {
         creates: bool,
         dry_run: bool,
     ) -> Result<Response<Body>, ApiError> {
-        let (code, outcome, warnings) = self.edit_object(edit, creates, dry_run).await?;
-        let mut response = self.print_one(code, &outcome)?;
-        warn(&mut response, &warnings);
-        Ok(response)
+        let (code, outcome) = self.edit_object(edit, creates, dry_run).await?;
+        self.print_one(code, &outcome)
     }
 
     pub(super) async fn edit_object(
@@ -67,9 +63,8 @@ impl Request<'_> {
         edit: &Edit<'_>,
         creates: bool,
         dry_run: bool,
-    ) -> Result<(u16, Outcome, Vec<String>), ApiError> {
+    ) -> Result<(u16, Outcome), ApiError> {
         let key = Key::new(&self.place.namespace, &self.place.name);
-        let head = self.resource.head();
         for _ in 0..ATTEMPTS_MAX {
             let Some(stored) = self.core.store.read(&self.resource.table, &key) else {
                 if !creates || !self.place.subresource.is_empty() {
@@ -84,17 +79,17 @@ impl Request<'_> {
                     remove(&mut edited.object, "status");
                 }
                 let outcome = self.create_object(edited.object, dry_run).await?;
-                return Ok((201, outcome, edited.warnings));
+                return Ok((201, outcome));
             };
-            let old = stored.value(&head);
+            let old = self.value_of(&stored);
             let mut edited = edit(Some(&old))?;
             self.check_identity(&mut edited.object, &old)?;
             let new = self.prepare_update(edited.object, &old, edited.owned, dry_run)?;
             if new == old {
-                return Ok((200, Outcome::Stored(stored), edited.warnings));
+                return Ok((200, Outcome::Stored(stored)));
             }
             match self.store_update(&stored, &new, &old, dry_run).await {
-                Ok(outcome) => return Ok((200, outcome, edited.warnings)),
+                Ok(outcome) => return Ok((200, outcome)),
                 // Compute it again: whoever named a revision now learns of the conflict.
                 Err(Refused::Modified(_)) => {}
                 Err(refused) => return Err(self.refused(refused, &self.place.name)),

@@ -294,7 +294,7 @@ impl Session {
         out.extend_from_slice(b"{\"type\":\"");
         out.extend_from_slice(kind.as_bytes());
         out.extend_from_slice(b"\",\"object\":");
-        if self.accept.shape == Shape::Full {
+        if self.accept.shape == Shape::Full && !super::events::is_renamed(&self.resource) {
             object.print_at(&self.resource.head(), revision, out);
         } else {
             let columns = !self.columns_sent;
@@ -342,6 +342,7 @@ impl Session {
             place: self.place.clone(),
             resource: Arc::clone(&self.resource),
             accept: self.accept,
+            warnings: parking_lot::Mutex::default(),
         }
     }
 }

@@ -208,11 +208,13 @@ fn joined(values: &Value, none: &str) -> String {
     }
 }
 
-/// `true`, `false` or `<unset>`, as a pointer to a boolean prints.
+/// `True`, `False` or `<unset>`, as a pointer to a boolean prints.
 fn flag(value: &Value) -> Value {
-    value
-        .as_bool()
-        .map_or_else(|| json!("<unset>"), |flag| json!(flag.to_string()))
+    json!(match value.as_bool() {
+        Some(true) => "True",
+        Some(false) => "False",
+        None => "<unset>",
+    })
 }
 
 fn age_or(value: &Value, now: Timestamp, none: &str) -> Value {

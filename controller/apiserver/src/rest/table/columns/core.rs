@@ -154,21 +154,29 @@ pub(super) const EVENT: &[Column] = &[
         json!(text(&about["fieldPath"]))
     })),
     wide(column("Source", "string", |o, _| {
-        let (component, host) = (text(&o["source"]["component"]), text(&o["source"]["host"]));
-        let component = if component.is_empty() {
-            [
-                text(&o["reportingComponent"]),
-                text(&o["reportingController"]),
-            ]
-            .concat()
+        let source = if o["regarding"].is_object() {
+            "deprecatedSource"
         } else {
-            component.to_owned()
+            "source"
         };
-        json!(if host.is_empty() {
-            component
-        } else {
-            format!("{component}, {host}")
-        })
+        let mut parts = [&o[source]["component"], &o[source]["host"]].map(text);
+        if parts[0].is_empty() {
+            let reporting = ["reportingComponent", "reportingController"].map(|key| text(&o[key]));
+            parts = [
+                reporting
+                    .into_iter()
+                    .find(|text| !text.is_empty())
+                    .unwrap_or_default(),
+                { text(&o["reportingInstance"]) },
+            ];
+        }
+        json!(
+            parts
+                .into_iter()
+                .filter(|part| !part.is_empty())
+                .collect::<Vec<_>>()
+                .join(", ")
+        )
     })),
     column("Message", "string", |o, _| {
         json!([text(&o["message"]), text(&o["note"])].concat().trim())

@@ -185,9 +185,9 @@ fn subjects(binding: &Value, kind: &str) -> String {
     let named = list(&binding["subjects"])
         .iter()
         .filter(|subject| subject["kind"] == kind);
-    let names = named.map(|subject| match text(&subject["namespace"]) {
-        "" => text(&subject["name"]).to_owned(),
-        namespace => format!("{namespace}/{}", text(&subject["name"])),
+    let names = named.map(|subject| match kind {
+        "ServiceAccount" => [text(&subject["namespace"]), text(&subject["name"])].join("/"),
+        _ => text(&subject["name"]).to_owned(),
     });
     names.collect::<Vec<_>>().join(", ")
 }

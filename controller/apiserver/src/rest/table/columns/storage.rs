@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{AGE, CREATED_ONLY, Column, GENERIC, NAME, column, flag, joined, list, or, text, wide};
+use super::{AGE, CREATED_ONLY, Column, GENERIC, NAME, column, joined, list, or, text, wide};
 
 pub(super) fn of(kind: &str) -> &'static [Column] {
     match kind {
@@ -125,12 +125,7 @@ const CLASS: &[Column] = &[
         or(&o["volumeBindingMode"], "Immediate")
     }),
     column("AllowVolumeExpansion", "string", |o, _| {
-        let allowed = flag(&o["allowVolumeExpansion"]);
-        if allowed == "<unset>" {
-            json!("false")
-        } else {
-            allowed
-        }
+        json!(o["allowVolumeExpansion"] == true)
     }),
     AGE,
 ];
