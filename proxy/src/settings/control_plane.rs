@@ -52,16 +52,12 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// The options of the client; `None` without `--xds`.
     pub fn options(&self) -> Option<Options> {
-        let host = || {
-            let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
-            name.map_or_else(|_| "unnamed".to_owned(), |name| name.trim().to_owned())
-        };
         Some(Options {
             server: self.xds.clone()?,
             ca_file: self.xds_ca.clone(),
             server_name: self.xds_server_name.clone(),
             token_file: self.xds_token.clone(),
-            node_id: self.node.clone().unwrap_or_else(host),
+            node_id: self.node.clone().unwrap_or_default(),
             group: self.group.clone(),
             state_file: self.xds_state.clone(),
         })

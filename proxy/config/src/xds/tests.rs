@@ -246,98 +246,90 @@ fn a_refused_resource_names_every_fault_and_keeps_what_was_in_force() {
     );
 }
 
+/// What is wrong with the only resource.
+fn refusal(url: &str, resources: &[Resource]) -> String {
+    let decoded = Decoder::default().decode(url, resources, &[]);
+    assert_eq!(decoded.delta.changes, []);
+    problems(&decoded).join("\n")
+}
+
 #[test]
-fn what_we_cannot_do_is_refused_with_its_field() {
-    let cases: Vec<(Vec<Resource>, &str, &str)> = vec![
-        (
-            sealed("web", &foreign_cluster("web")),
-            Cluster::URL,
-            "has no namespace",
-        ),
-        (
-            sealed("a/b:d", &foreign_cluster("a/b:c")),
-            Cluster::URL,
-            "its content is named \"a/b:c\"",
-        ),
-        (
-            sealed(
-                "a/b:c",
-                &Cluster {
-                    lb_policy: 6,
-                    ..foreign_cluster("a/b:c")
-                },
-            ),
-            Cluster::URL,
-            "lb_policy: is a policy that this proxy has not",
-        ),
-        (
-            sealed(
-                "a/b:c",
-                &Cluster {
-                    discovery_type: Some(ClusterDiscoveryType::Type(
-                        DiscoveryType::OriginalDst.into(),
-                    )),
-                    ..foreign_cluster("a/b:c")
-                },
-            ),
-            Cluster::URL,
-            "type: is not supported",
-        ),
-        (
-            sealed(
-                "a/b:c",
-                &Cluster {
-                    transport_socket: Some(TransportSocket {
-                        name: "tls".to_owned(),
-                        typed_config: Some(Any {
-                            type_url: "x/Tls".to_owned(),
-                            value: Vec::new(),
-                        }),
-                    }),
-                    ..foreign_cluster("a/b:c")
-                },
-            ),
-            Cluster::URL,
-            "no TLS",
-        ),
-        (
-            sealed(
-                "l",
-                &tcp_listener("l", |chain| {
-                    chain.filter_chain_match = Some(FilterChainMatch {
-                        source_ports: vec![1],
-                        ..Default::default()
-                    });
-                }),
-            ),
-            Listener::URL,
-            "matches by more than",
-        ),
-        (
-            sealed("l", &tcp_listener("l", |chain| chain.filters.clear())),
-            Listener::URL,
-            "exactly one tcp_proxy",
-        ),
-        (
-            vec![Resource {
-                name: "x".to_owned(),
-                ..Resource::default()
-            }],
-            Cluster::URL,
-            "cluster x: has no content",
-        ),
-        (
-            sealed("x", &foreign_cluster("x")),
-            "type.googleapis.com/other",
-            "which was not asked for",
-        ),
-    ];
-    for (resources, url, wanted) in cases {
-        let decoded = Decoder::default().decode(url, &resources, &[]);
-        let text = problems(&decoded).join("\n");
-        assert!(text.contains(wanted), "{wanted}: {text}");
-        assert_eq!(decoded.delta.changes, []);
-    }
+fn clusters_that_we_cannot_serve_are_refused_with_the_field() {
+    let refused = |name: &str, cluster: &Cluster| refusal(Cluster::URL, &sealed(name, cluster));
+    let base = || foreign_cluster("a/b:c");
+    assert!(refused("web", &foreign_cluster("web")).contains("has no namespace"));
+    assert!(refused("a/b:d", &base()).contains("its content is named \"a/b:c\""));
+    let provided = Cluster {
+        lb_policy: LbPolicy::ClusterProvided.into(),
+        ..base()
+    };
+    let text = refused("a/b:c", &provided);
+    assert!(
+        text.contains("lb_policy: is a policy that this proxy has not"),
+        "{text}"
+    );
+    let original = Cluster {
+        discovery_type: Some(ClusterDiscoveryType::Type(
+            DiscoveryType::OriginalDst.into(),
+        )),
+        ..base()
+    };
+    assert!(refused("a/b:c", &original).contains("type: is not supported"));
+    let tls = Any {
+        type_url: "x/Tls".to_owned(),
+        value: Vec::new(),
+    };
+    let tls = Cluster {
+        transport_socket: Some(TransportSocket {
+            name: "tls".to_owned(),
+            typed_config: Some(tls),
+        }),
+        ..base()
+    };
+    assert!(refused("a/b:c", &tls).contains("no TLS"));
+}
+
+#[test]
+fn listeners_that_we_cannot_serve_are_refused_with_the_field() {
+    let refused = |listener: &Listener| refusal(Listener::URL, &sealed("l", listener));
+    let by_port = tcp_listener("l", |chain| {
+        chain.filter_chain_match = Some(FilterChainMatch {
+            source_ports: vec![1],
+            ..FilterChainMatch::default()
+        });
+    });
+    assert!(
+        refused(&by_port).contains("filter_chains[0].filter_chain_match: matches by more than")
+    );
+    let bare = tcp_listener("l", |chain| chain.filters.clear());
+    assert!(refused(&bare).contains("filter_chains[0].filters: must be exactly one tcp_proxy"));
+    let mut twice = tcp_listener("l", |_| ());
+    twice.filter_chains.push(twice.filter_chains[0].clone());
+    assert!(refused(&twice).contains("takes the server names of another chain"));
+    let mut lax = tcp_listener("l", |_| ());
+    lax.listener_filters.push(ListenerFilter {
+        name: "pp".to_owned(),
+        typed_config: Some(pack(&ProxyProtocol {
+            allow_requests_without_proxy_protocol: true,
+            ..ProxyProtocol::default()
+        })),
+    });
+    assert!(refused(&lax).contains("a client could state any source"));
+}
+
+#[test]
+fn envelopes_that_hold_nothing_of_ours_are_refused() {
+    let empty = Resource {
+        name: "x".to_owned(),
+        ..Resource::default()
+    };
+    assert_eq!(refusal(Cluster::URL, &[empty]), "cluster x: has no content");
+    let other = sealed("x", &foreign_cluster("x"));
+    assert!(refusal("type.googleapis.com/other", &other).contains("which was not asked for"));
+    assert!(
+        refusal(Listener::URL, &other)
+            .contains("expected type.googleapis.com/envoy.config.listener")
+    );
 }
 
 /// A Listener of another control plane with one chain.

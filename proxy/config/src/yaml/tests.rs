@@ -300,7 +300,7 @@ fn a_gateway_hop_is_refused_until_it_is_built() {
 }
 
 #[test]
-fn single_values_are_refused_with_what_is_allowed() {
+fn values_of_a_policy_are_refused_with_what_is_allowed() {
     let policies = [
         ("healthCheck: {}", "exactly one of tcp, http, grpc, udp"),
         ("healthCheck: {tcp: {}, http: {}}", "exactly one of"),
@@ -335,6 +335,10 @@ fn single_values_are_refused_with_what_is_allowed() {
         let message = problem(&with(policy, "", ""));
         assert!(message.contains(wanted), "{policy}: {message}");
     }
+}
+
+#[test]
+fn values_of_a_frontend_are_refused_with_what_is_allowed() {
     let frontends = [
         (
             "{protocol: tcp, address: '0.0.0.0:0'}",
@@ -376,6 +380,10 @@ fn single_values_are_refused_with_what_is_allowed() {
         let message = problem(&with("", frontend, ""));
         assert!(message.contains(wanted), "{frontend}: {message}");
     }
+}
+
+#[test]
+fn values_of_a_member_are_refused_with_what_is_allowed() {
     let members = [
         ("{name: m, weight: 1001}", "0 to 1000"),
         ("{name: M}", "is no DNS label"),

@@ -20,7 +20,7 @@ pub struct Options {
     pub server_name: Option<String>,
     /// A bearer token, read at each connect, because it is renewed in place.
     pub token_file: Option<PathBuf>,
-    /// Our own name; unique in the group.
+    /// Our own name, unique in the group; the host's where empty.
     pub node_id: String,
     /// The proxy group that we claim to be of.
     pub group: String,
@@ -31,8 +31,12 @@ pub struct Options {
 impl Options {
     /// Who we say we are.
     pub fn node(&self) -> Node {
+        let id = match self.node_id.as_str() {
+            "" => fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default(),
+            id => id.to_owned(),
+        };
         Node {
-            id: self.node_id.clone(),
+            id: id.trim().to_owned(),
             cluster: self.group.clone(),
             user_agent_name: "fairlead-proxy".to_owned(),
             user_agent_version: Some(UserAgentVersion::Text(env!("CARGO_PKG_VERSION").to_owned())),

@@ -53,16 +53,7 @@ services:
 #[ignore = "needs FAIRLEAD_ENVOY, the path of an Envoy binary"]
 async fn an_envoy_accepts_every_resource_and_serves() {
     let binary = std::env::var("FAIRLEAD_ENVOY").expect("FAIRLEAD_ENVOY");
-    let echo = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let echo_port = echo.local_addr().unwrap().port().to_string();
-    tokio::spawn(async move {
-        while let Ok((mut socket, _)) = echo.accept().await {
-            tokio::spawn(async move {
-                let (mut read, mut write) = socket.split();
-                tokio::io::copy(&mut read, &mut write).await.ok();
-            });
-        }
-    });
+    let echo_port = echo().await.port().to_string();
     let listen: SocketAddr = "127.0.0.1:18400".parse().unwrap();
     let text = FILE
         .replace("ECHO", &echo_port)
@@ -120,6 +111,21 @@ async fn an_envoy_accepts_every_resource_and_serves() {
     client.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"through Envoy");
     envoy.kill().await.unwrap();
+}
+
+/// A server that answers each byte with itself.
+async fn echo() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut read, mut write) = socket.split();
+                tokio::io::copy(&mut read, &mut write).await.ok();
+            });
+        }
+    });
+    addr
 }
 
 fn bootstrap_text(plane: SocketAddr) -> String {
