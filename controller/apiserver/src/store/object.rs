@@ -158,10 +158,7 @@ impl Object {
     /// Whether the serialised object has this text anywhere: a cheap first look for readers that
     /// want few of many objects.
     pub fn contains(&self, text: &str) -> bool {
-        self.draft
-            .tail
-            .windows(text.len())
-            .any(|part| part == text.as_bytes())
+        memchr::memmem::find(&self.draft.tail, text.as_bytes()).is_some()
     }
 
     /// Bytes held for the object itself.
