@@ -5,10 +5,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::audit::Audit;
 use crate::auth::authenticate::Authentication;
 use crate::auth::authorize::changes;
 use crate::auth::{Authorizer, User};
 use crate::clock::{Clock, Random};
+use crate::faults::Faults;
 use crate::kinds::{Changed, Ctx, Lookup, Settings, State};
 use crate::resource::{Registry, Resource, table_name};
 use crate::store::{Key, Object, Range, Store};
@@ -23,6 +25,8 @@ pub(crate) struct Core {
     pub state: State,
     pub authorizer: Arc<dyn Authorizer>,
     pub authentication: Authentication,
+    pub faults: Option<Faults>,
+    pub audit: Option<Audit>,
 }
 
 impl Core {

@@ -10,6 +10,7 @@
 //! | `schema`, `patch`, `crd` | fields of a kind; patches and field ownership; custom kinds |
 //! | `auth`, `kinds`, `controllers` | who may; each kind's own rules; the controllers every cluster has |
 
+pub mod audit;
 pub mod auth;
 pub mod clock;
 pub mod controllers;
@@ -17,6 +18,7 @@ mod core;
 pub mod crd;
 mod discovery;
 pub mod error;
+pub mod faults;
 mod http;
 pub mod kinds;
 mod openapi;

@@ -17,6 +17,7 @@ use crate::auth::{Attributes, Decision, User};
 use crate::core::Core;
 use crate::discovery;
 use crate::error::ApiError;
+use crate::faults::{Disconnected, Fate, Subject, disconnect};
 use crate::http::{Accept, Body, Place, Query, Shape, Syntax, Target, status};
 use crate::kinds::{Ctx, Strategy, strategy};
 use crate::resource::Resource;
@@ -54,8 +55,45 @@ pub(crate) struct Request<'a> {
 /// What a body may hold at most: the limit of Kubernetes, which follows etcd's.
 pub(crate) const BODY_BYTES_MAX: usize = 3 << 20;
 
-/// Answers one request of an authenticated user.
+/// Answers one request of an authenticated user: with the faults that a test injected, and on
+/// record.
 pub(crate) async fn handle<B>(
+    core: &Arc<Core>,
+    user: &User,
+    head: &Parts,
+    body: B,
+) -> Response<Body>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    if core.faults.is_none() && core.audit.is_none() {
+        return answer(core, user, head, body).await;
+    }
+    let response = match &core.faults {
+        Some(faults) => {
+            let subject = Subject::new(user, head);
+            match faults.meet(&subject).await {
+                Fate::Handled if subject.verb == "watch" => {
+                    faults.expose(subject, answer(core, user, head, body).await)
+                }
+                Fate::Handled => answer(core, user, head, body).await,
+                Fate::Lost => disconnect(answer(core, user, head, body).await),
+                Fate::Answered(response) => response,
+            }
+        }
+        None => answer(core, user, head, body).await,
+    };
+    if let Some(audit) = &core.audit {
+        let lost = response.extensions().get::<Disconnected>().is_some();
+        let code = if lost { 0 } else { response.status().as_u16() };
+        audit.write(core.now(), user, head, code);
+    }
+    response
+}
+
+/// Answers one request; the controllers of the server come in here.
+pub(crate) async fn answer<B>(
     core: &Arc<Core>,
     user: &User,
     head: &Parts,

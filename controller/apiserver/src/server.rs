@@ -8,11 +8,13 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::Audit;
 use crate::auth::authorize::RbacAuthorizer;
 use crate::auth::{AlwaysAllow, Authorizer, User};
 use crate::clock::{Clock, Random, SystemClock, SystemRandom};
 use crate::controllers;
 use crate::core::Core;
+use crate::faults::Faults;
 use crate::kinds::{Settings, State};
 use crate::resource::Registry;
 use crate::store::{Limits, OpenError, Store};
@@ -46,6 +48,8 @@ pub struct Builder {
     authorization: bool,
     data: Option<PathBuf>,
     durable: bool,
+    faults: Option<Faults>,
+    audit: Option<Audit>,
     controllers: Controllers,
 }
 
@@ -121,6 +125,8 @@ impl Default for Builder {
             authorization: true,
             data: None,
             durable: false,
+            faults: None,
+            audit: None,
             controllers: Controllers::ALL,
         }
     }
@@ -197,6 +203,18 @@ impl Builder {
         }
     }
 
+    /// Exposes the server to the faults that a test injects.
+    pub fn faults(mut self, faults: &Faults) -> Self {
+        self.faults = Some(faults.clone());
+        self
+    }
+
+    /// Keeps a log of requests that a test can read.
+    pub fn audit(mut self, audit: &Audit) -> Self {
+        self.audit = Some(audit.clone());
+        self
+    }
+
     /// Builds and starts the server; must be called within a tokio runtime.
     pub async fn build(self) -> Result<ApiServer, ServerError> {
         let identity = Identity::open(self.data.clone(), &*self.random)?;
@@ -216,6 +234,8 @@ impl Builder {
             state,
             authorizer,
             authentication: identity.authentication()?,
+            faults: self.faults,
+            audit: self.audit,
         });
         controllers::bootstrap::install(&core).await;
         core.serve_crds();

@@ -360,8 +360,13 @@ async fn a_watch_from_before_a_compaction_is_gone_and_the_watcher_lists_again() 
     let version = created.metadata.resource_version.unwrap();
     let watch = api
         .watch(&kube::api::WatchParams::default().timeout(5), &version)
-        .await;
-    assert_eq!(code(watch.map(|_| ())), 410);
+        .await
+        .unwrap();
+    let event = std::pin::pin!(watch).try_next().await.unwrap();
+    let Some(kube::api::WatchEvent::Error(error)) = event else {
+        panic!("not an error event: {event:?}")
+    };
+    assert_eq!((error.code, error.reason.as_str()), (410, "Expired"));
 }
 
 #[tokio::test]

@@ -28,6 +28,14 @@ impl Body {
         Self(Content::Whole((!bytes.is_empty()).then_some(bytes)))
     }
 
+    /// The stream of a streamed body; a whole one comes back.
+    pub(crate) fn into_stream(self) -> Result<Pin<Box<dyn Stream<Item = Bytes> + Send>>, Self> {
+        match self.0 {
+            Content::Stream(stream) => Ok(stream),
+            whole @ Content::Whole(_) => Err(Self(whole)),
+        }
+    }
+
     pub(crate) fn stream(stream: impl Stream<Item = Bytes> + Send + 'static) -> Self {
         Self(Content::Stream(Box::pin(stream)))
     }

@@ -88,17 +88,22 @@ impl Request<'_> {
                 };
                 (watcher, phase)
             }
-            Start::Now => {
-                let now = store.revision();
-                (
-                    store.watch(table, scope, now).map_err(expired)?,
-                    Phase::Live,
-                )
+            Start::Now | Start::After(_) => {
+                let from = match start {
+                    Start::After(revision) => revision,
+                    _ => store.revision(),
+                };
+                match store.watch(table, scope, from) {
+                    Ok(watcher) => (watcher, Phase::Live),
+                    // Once a watch is accepted, errors are events: clients list again on this one,
+                    // and only retry on a refused request.
+                    Err(lost) => {
+                        let mut line = Vec::new();
+                        error_line(&expired(lost), &mut line);
+                        return Ok(crate::http::raw(200, Syntax::Json, line));
+                    }
+                }
             }
-            Start::After(revision) => (
-                store.watch(table, scope, revision).map_err(expired)?,
-                Phase::Live,
-            ),
         };
         let now = Instant::now();
         let session = Session {

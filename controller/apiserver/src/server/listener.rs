@@ -1,6 +1,5 @@
 //! The server on a socket: HTTPS or plain HTTP, HTTP/1.1 and HTTP/2.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -14,9 +13,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::local::deliver;
 use super::{ApiServer, ServerError};
 use crate::controllers;
 use crate::error::ApiError;
+use crate::faults::Disconnected;
 use crate::http::{Body, Syntax, status};
 use crate::rest;
 
@@ -146,7 +147,7 @@ async fn converse(
     }
 }
 
-async fn answer(server: Weak, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn answer(server: Weak, request: Request<Incoming>) -> Result<Response<Body>, Disconnected> {
     let (head, body) = request.into_parts();
     let Some(server) = server.upgrade() else {
         let error = ApiError::unavailable("the server is shutting down");
@@ -163,7 +164,7 @@ async fn answer(server: Weak, request: Request<Incoming>) -> Result<Response<Bod
             Syntax::of_error(&head.headers),
         ));
     };
-    Ok(rest::handle(&server.0.core, &user, &head, body).await)
+    deliver(rest::handle(&server.0.core, &user, &head, body).await)
 }
 
 /// A server that a listener does not keep alive.

@@ -1,6 +1,5 @@
 //! The server as a tower service: no socket between client and server.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,6 +9,7 @@ use http::{Request, Response};
 
 use crate::auth::User;
 use crate::core::Core;
+use crate::faults::Disconnected;
 use crate::http::Body;
 use crate::rest;
 
@@ -31,10 +31,10 @@ impl LocalService {
 
 impl tower::Service<Request<kube::client::Body>> for LocalService {
     type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+    type Error = Disconnected;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Disconnected>> + Send>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Disconnected>> {
         Poll::Ready(Ok(()))
     }
 
@@ -42,7 +42,15 @@ impl tower::Service<Request<kube::client::Body>> for LocalService {
         let (core, user) = (Arc::clone(&self.core), Arc::clone(&self.user));
         Box::pin(async move {
             let (head, body) = request.into_parts();
-            Ok(rest::handle(&core, &user, &head, body).await)
+            deliver(rest::handle(&core, &user, &head, body).await)
         })
+    }
+}
+
+/// The response, unless an injected fault keeps it from the client.
+pub(super) fn deliver(response: Response<Body>) -> Result<Response<Body>, Disconnected> {
+    match response.extensions().get::<Disconnected>() {
+        Some(&disconnected) => Err(disconnected),
+        None => Ok(response),
     }
 }

@@ -74,7 +74,7 @@ impl Caller {
         let bytes = Bytes::from(serde_json::to_vec(body).expect("a JSON value is serialisable"));
         // Boxed: this future holds the whole write path, and the controllers' task lives as long
         // as its server.
-        let response = Box::pin(crate::rest::handle(
+        let response = Box::pin(crate::rest::answer(
             &self.core,
             &self.user,
             &head,
