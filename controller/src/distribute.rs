@@ -440,7 +440,7 @@ fn endpoints(
                 match all.get(&endpoint_key) {
                     Some(have) if rank(have.state) <= rank(state) => {}
                     _ => {
-                        all.insert(endpoint_key, Arc::new(row));
+                        all.insert(Arc::new(row));
                     }
                 }
             }

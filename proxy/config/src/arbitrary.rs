@@ -1,7 +1,6 @@
 //! Snapshots for property tests: every field takes every kind of value that its rule allows.
 
 use std::{
-    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -19,7 +18,7 @@ use crate::{
         Policy, Probe, ProxyVersion, Timeouts,
     },
     service::{Member, MemberWeight, Service, Tier},
-    snapshot::Snapshot,
+    snapshot::{Endpoints, Snapshot},
 };
 
 /// The inputs that are kept for a fuzz target, with their names.
@@ -75,7 +74,7 @@ fn add(snapshot: &mut Snapshot, name: ServiceName, parts: Parts) {
             .insert(frontend.name.clone(), frontend.into());
     }
     let mut tiers: Vec<Tier> = Vec::new();
-    let mut endpoints = BTreeMap::new();
+    let mut endpoints = Endpoints::new();
     for (index, (tier, weight, rows)) in members.into_iter().enumerate() {
         let member = MemberName::parse(&format!("member-{index}")).expect("a label");
         if tiers.is_empty() || tier == 0 {
@@ -88,7 +87,7 @@ fn add(snapshot: &mut Snapshot, name: ServiceName, parts: Parts) {
         });
         for mut row in rows {
             row.key.member = member.clone();
-            endpoints.insert(row.key.clone(), Arc::new(row));
+            endpoints.insert(Arc::new(row));
         }
     }
     if !endpoints.is_empty() {

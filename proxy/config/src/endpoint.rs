@@ -61,12 +61,16 @@ pub enum Hop {
     #[default]
     Direct,
     /// Dial a gateway that forwards to it.
-    Via {
-        /// The gateway's address.
-        gateway: SocketAddr,
-        /// The name that selects the service at the gateway.
-        server_name: Arc<str>,
-    },
+    Via(Box<Gateway>),
+}
+
+/// A gateway that forwards to endpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gateway {
+    /// Its address.
+    pub addr: SocketAddr,
+    /// The name that selects the service at it.
+    pub server_name: Arc<str>,
 }
 
 impl std::fmt::Display for Target {

@@ -6,6 +6,7 @@
 //! | [`frontend`] | where clients connect: protocol, addresses, SNI, allow-lists, PROXY protocol in |
 //! | [`policy`] | how a service is balanced, probed, timed, limited and drained; every default |
 //! | [`service`] | a service: its policy and its tiers of weighted members |
+//! | [`endpoints`] | the endpoints of one service as a table |
 //! | [`endpoint`] | one backend of one member: target, weight, object state, hop |
 //! | [`snapshot`] | the three tables, and deltas that upsert or remove their rows |
 //! | [`rule`] | what single values must keep, whichever source they come from |
@@ -18,6 +19,7 @@
 //! parsed, not validated. No I/O, no clock and no async code live here.
 
 pub mod endpoint;
+pub mod endpoints;
 pub mod frontend;
 pub mod name;
 pub mod policy;

@@ -6,6 +6,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+pub use crate::endpoints::Endpoints;
 use crate::{
     endpoint::{Endpoint, EndpointKey},
     frontend::Frontend,
@@ -24,9 +25,6 @@ pub struct Snapshot {
     /// By service; a service without a row has no endpoints.
     pub endpoints: BTreeMap<ServiceName, Arc<Endpoints>>,
 }
-
-/// The endpoints of one service, ordered by member and address.
-pub type Endpoints = BTreeMap<EndpointKey, Arc<Endpoint>>;
 
 /// A batch of changes. Each valid change is applied, whatever becomes of the others.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -150,7 +148,7 @@ impl Snapshot {
             None if row.len() >= ENDPOINTS_MAX => return Err(too_many(&name, row.len() + 1)),
             _ => {}
         }
-        Arc::make_mut(row).insert(endpoint.key.clone(), Arc::new(endpoint));
+        Arc::make_mut(row).insert(Arc::new(endpoint));
         touched.services.push(name);
         Ok(())
     }
@@ -168,13 +166,9 @@ impl Snapshot {
         let new: Endpoints = endpoints
             .into_iter()
             .map(|endpoint| {
-                let kept = old
-                    .and_then(|row| row.get(&endpoint.key))
-                    .filter(|row| ***row == endpoint);
-                (
-                    endpoint.key.clone(),
-                    kept.cloned().unwrap_or_else(|| Arc::new(endpoint)),
-                )
+                let kept = old.and_then(|row| row.get(&endpoint.key));
+                let kept = kept.filter(|row| ***row == endpoint);
+                kept.cloned().unwrap_or_else(|| Arc::new(endpoint))
             })
             .collect();
         if old.is_none_or(|row| **row != new) {

@@ -130,11 +130,11 @@ impl Drain {
                 if !endpoints.keys().any(is_meant) {
                     return;
                 }
-                for (key, row) in Arc::make_mut(endpoints) {
-                    if is_meant(key) && row.state == ObjectState::Ready {
+                Arc::make_mut(endpoints).for_each(|row| {
+                    if is_meant(&row.key) && row.state == ObjectState::Ready {
                         Arc::make_mut(row).state = ObjectState::Draining;
                     }
-                }
+                });
             }
         }
     }

@@ -66,13 +66,7 @@ pub fn address(addr: SocketAddr, protocol: SocketProtocol) -> Address {
 }
 
 fn locality(member: &Member, priority: u32, rows: &Endpoints) -> LocalityLbEndpoints {
-    let first = EndpointKey {
-        member: member.name.clone(),
-        target: Target::Addr(SocketAddr::from(([0, 0, 0, 0], 0))),
-    };
-    let endpoints = rows
-        .range(first..)
-        .take_while(|(key, _)| key.member == member.name);
+    let endpoints = rows.of_member(&member.name).iter();
     let mut extras = Struct::default();
     // Envoy gives a locality without a weight no load, which is what 0 means.
     let weight = member.weight.thousandths();
@@ -81,9 +75,7 @@ fn locality(member: &Member, priority: u32, rows: &Endpoints) -> LocalityLbEndpo
     }
     LocalityLbEndpoints {
         locality: Some(member_locality(&member.name)),
-        lb_endpoints: endpoints
-            .map(|(_, endpoint)| lb_endpoint(endpoint))
-            .collect(),
+        lb_endpoints: endpoints.map(|endpoint| lb_endpoint(endpoint)).collect(),
         load_balancing_weight: (weight > 0).then_some(weight),
         priority,
         metadata: metadata(extras),
@@ -95,16 +87,11 @@ fn lb_endpoint(endpoint: &Endpoint) -> LbEndpoint {
     if let Some(zone) = &endpoint.zone {
         extras.fields.insert("zone".to_owned(), text(&**zone));
     }
-    if let Hop::Via {
-        gateway,
-        server_name,
-    } = &endpoint.hop
-    {
-        let gateway = text(gateway.to_string());
-        extras.fields.insert("gateway".to_owned(), gateway);
-        extras
-            .fields
-            .insert("serverName".to_owned(), text(&**server_name));
+    if let Hop::Via(gateway) = &endpoint.hop {
+        let addr = text(gateway.addr.to_string());
+        extras.fields.insert("gateway".to_owned(), addr);
+        let server_name = text(&*gateway.server_name);
+        extras.fields.insert("serverName".to_owned(), server_name);
     }
     let address = match &endpoint.key.target {
         Target::Addr(addr) => address(*addr, SocketProtocol::Tcp),

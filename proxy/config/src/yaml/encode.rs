@@ -1,10 +1,6 @@
 //! A file from its values, with every default written out.
 
-use std::{
-    fmt::Write,
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{fmt::Write, net::IpAddr, time::Duration};
 
 use super::{
     Settings,
@@ -13,9 +9,8 @@ use super::{
     service::STATES,
 };
 use crate::{
-    endpoint::{Endpoint, EndpointKey, Hop, Target},
+    endpoint::{Endpoint, Hop, Target},
     frontend::Frontend,
-    name::MemberName,
     policy::{AccessLog, HealthCheck, Limits, Policy, Probe, Timeouts},
     rule::write_duration,
     service::{Service, Tier},
@@ -100,7 +95,7 @@ impl Text {
             let weight = write_thousandths(member.weight.thousandths());
             self.line(12, &format!("weight: {weight}"));
             let mut any = false;
-            for endpoint in of_member(endpoints, &member.name) {
+            for endpoint in endpoints.of_member(&member.name) {
                 if !any {
                     self.line(12, "endpoints:");
                     any = true;
@@ -161,21 +156,6 @@ pub(super) fn policy_values(policy: &Policy) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Rows are ordered by member first, and no target sorts below 0.0.0.0:0.
-fn of_member<'e>(
-    endpoints: &'e Endpoints,
-    member: &'e MemberName,
-) -> impl Iterator<Item = &'e Endpoint> {
-    let first = EndpointKey {
-        member: member.clone(),
-        target: Target::Addr(SocketAddr::from(([0, 0, 0, 0], 0))),
-    };
-    endpoints
-        .range(first..)
-        .map(|(_, endpoint)| &**endpoint)
-        .take_while(|endpoint| endpoint.key.member == *member)
-}
-
 fn frontend_map(frontend: &Frontend) -> String {
     let ip = match frontend.ip {
         IpAddr::V4(ip) => ip.to_string(),
@@ -221,13 +201,9 @@ fn endpoint_map(endpoint: &Endpoint) -> String {
         text.push_str(&format!(", zone: {}", quoted(zone)));
     }
     text.push_str(&format!(", state: {}", name_of(&STATES, &endpoint.state)));
-    if let Hop::Via {
-        gateway,
-        server_name,
-    } = &endpoint.hop
-    {
-        let gateway = quoted(&gateway.to_string());
-        let name = quoted(server_name);
+    if let Hop::Via(gateway) = &endpoint.hop {
+        let name = quoted(&gateway.server_name);
+        let gateway = quoted(&gateway.addr.to_string());
         text.push_str(&format!(
             ", hop: {{ via: {{ gateway: {gateway}, serverName: {name} }} }}"
         ));

@@ -198,8 +198,7 @@ impl Members {
             let message = format!("{target} is in this member already, in line {first}");
             at.fault(report, message);
         }
-        self.endpoints
-            .insert(endpoint.key.clone(), Arc::new(endpoint));
+        self.endpoints.insert(Arc::new(endpoint));
     }
 }
 
