@@ -25,7 +25,12 @@ use fairlead_runtime::{
 use http::StatusCode;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{control::Control, metrics::Metrics, registry::ServiceState, source::Refusal};
+use crate::{
+    control::Control,
+    metrics::Metrics,
+    registry::ServiceState,
+    source::{Refusal, xds::XdsStatus},
+};
 
 mod answers;
 mod page;
@@ -82,6 +87,8 @@ pub struct Status {
     pub problems: Vec<String>,
     /// The last one that was refused, until one is applied.
     pub refused: Option<(Tick, Refusal)>,
+    /// The control plane, where there is one.
+    pub control_plane: Option<XdsStatus>,
     /// Settings that the file changes and that need a restart.
     pub restart_needed: Vec<&'static str>,
 }

@@ -26,7 +26,7 @@ use crate::{
     metrics::{Metrics, ReloadResult},
     settings::{Flags, Settings},
     source::{
-        self, Refusal,
+        self, Refusal, RefusalKind,
         feed::{Feed, Source},
         load,
     },
@@ -212,6 +212,9 @@ impl App {
                     self.control.observe(reports.map(Signal::Report));
                 }
                 Event::Asked(question) => {
+                    self.status.control_plane = self.feed.status();
+                    self.feed
+                        .count(&self.metrics.control_plane, self.clock.now());
                     question.answer(&mut self.control, &self.status, &self.clock);
                 }
                 Event::Looked(looked) => self.control.looked(looked),
@@ -319,7 +322,11 @@ impl App {
 
     fn note_refusal(&mut self, refusal: &Refusal) {
         let process = &self.metrics.process;
-        process.reloads.inc(ReloadResult::Invalid);
+        process.reloads.inc(match refusal.kind {
+            RefusalKind::Invalid => ReloadResult::Invalid,
+            RefusalKind::Unreadable => ReloadResult::Unreadable,
+            RefusalKind::MassRemoval => ReloadResult::MassRemoval,
+        });
         let count = refusal.problems.len() + refusal.more;
         process.config_problems.set(count as i64);
         tracing::error!(%refusal, "configuration refused; the one before it stays in force");

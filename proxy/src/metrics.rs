@@ -28,8 +28,8 @@ use parking_lot::Mutex;
 pub(crate) use cell::label_enum;
 pub use cell::{Counter, CounterBy, Gauge, Histogram, LabelValue};
 pub use handles::{
-    ConnectResult, DatagramDrop, DnsResult, Fault, Handoff, MemberMetrics, ProcessMetrics,
-    ReloadResult, ServiceMetrics, ThreadMetrics,
+    ConnectResult, ControlPlaneMetrics, DatagramDrop, DnsResult, Fault, Handoff, MemberMetrics,
+    ProcessMetrics, ReloadResult, ServiceMetrics, ThreadMetrics,
 };
 
 pub mod cell;
@@ -45,6 +45,8 @@ mod tests;
 pub struct Metrics {
     /// What belongs to no service and no thread.
     pub process: ProcessMetrics,
+    /// What is known of the control plane.
+    pub control_plane: ControlPlaneMetrics,
     threads: Box<[ThreadMetrics]>,
     services: Mutex<BTreeMap<ServiceName, Weak<ServiceMetrics>>>,
 }
@@ -56,6 +58,7 @@ impl Metrics {
     pub fn new(threads: usize) -> Arc<Self> {
         Arc::new(Self {
             process: ProcessMetrics::default(),
+            control_plane: ControlPlaneMetrics::default(),
             threads: (0..threads.max(1))
                 .map(|_| ThreadMetrics::default())
                 .collect(),

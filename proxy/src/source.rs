@@ -36,6 +36,8 @@ pub enum Event {
 /// Why an update was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
+    /// What was wrong with it.
+    pub kind: RefusalKind,
     /// The file's path or the control plane's address.
     pub origin: String,
     /// What is wrong, never empty; the first ones when there are many.
@@ -44,12 +46,24 @@ pub struct Refusal {
     pub more: usize,
 }
 
+/// The kinds of refusal, which metrics tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// It has problems.
+    Invalid,
+    /// It couldn't be read.
+    Unreadable,
+    /// It would have removed too much.
+    MassRemoval,
+}
+
 // === impl Refusal ===
 
 impl Refusal {
     /// One reason.
-    pub fn new(origin: impl Into<String>, reason: impl Into<String>) -> Self {
+    pub fn new(kind: RefusalKind, origin: impl Into<String>, reason: impl Into<String>) -> Self {
         Self {
+            kind,
             origin: origin.into(),
             problems: vec![reason.into()],
             more: 0,
@@ -59,6 +73,7 @@ impl Refusal {
     /// The problems of a file.
     pub fn of_file(path: &str, problems: &yaml::Problems) -> Self {
         Self {
+            kind: RefusalKind::Invalid,
             origin: path.to_owned(),
             problems: texts(&problems.list),
             more: problems.more,
@@ -69,6 +84,7 @@ impl Refusal {
     pub fn of_resources(origin: &str, problems: &[Problem]) -> Self {
         let kept = &problems[..problems.len().min(PROBLEMS_MAX)];
         Self {
+            kind: RefusalKind::Invalid,
             origin: origin.to_owned(),
             problems: texts(kept),
             more: problems.len() - kept.len(),

@@ -20,25 +20,45 @@ use plane::Plane;
 use support::{Server, exchange, file, free_addr, wait};
 
 /// The binary, fed by a control plane.
-struct Proxy(Child);
+struct Proxy {
+    child: Child,
+    admin: SocketAddr,
+}
 
 impl Proxy {
     fn start(plane: SocketAddr, state: &Path) -> Self {
         let server = format!("http://{plane}");
+        let admin = free_addr();
         let child = Command::new(env!("CARGO_BIN_EXE_fairlead-proxy"))
             .args(["--xds", &server, "--node", "proxy-1", "--workers", "1"])
             .arg("--xds-state")
             .arg(state)
+            .args(["--admin", &admin.to_string()])
             .stderr(Stdio::null())
             .spawn();
-        Self(child.unwrap())
+        Self {
+            child: child.unwrap(),
+            admin,
+        }
+    }
+
+    /// An admin page; empty while it can't be had.
+    fn page(&self, path: &str) -> String {
+        use std::io::{Read, Write};
+        let mut page = String::new();
+        if let Ok(mut client) = TcpStream::connect(self.admin) {
+            let request = format!("GET {path} HTTP/1.0\r\nHost: x\r\n\r\n");
+            client.write_all(request.as_bytes()).ok();
+            client.read_to_string(&mut page).ok();
+        }
+        page
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
+        self.child.kill().ok();
+        self.child.wait().ok();
     }
 }
 
@@ -103,7 +123,20 @@ fn it_goes_on_without_the_control_plane_and_starts_without_it() {
     let proxy = Proxy::start(addr, &state);
     wait("the first session", || serves(front));
     wait("the state on disk", || state.exists());
+    let connected = |proxy: &Proxy, is: u8| {
+        let line = format!("\nfairlead_control_plane_connected {is}\n");
+        wait("the connection in metrics", || {
+            proxy.page("/metrics").contains(&line)
+        });
+    };
+    connected(&proxy, 1);
+    let page = proxy.page("/snapshot").replace(char::is_whitespace, "");
+    assert!(
+        page.contains("\"controlPlane\":{\"connected\":true"),
+        "{page}"
+    );
     drop(plane);
+    connected(&proxy, 0);
     for _ in 0..20 {
         assert!(serves(front), "the control plane is gone, nothing else is");
     }

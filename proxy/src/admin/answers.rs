@@ -18,6 +18,7 @@ use crate::{
     },
     directory::{EndpointReport, Explanation, MemberReport, TierReport},
     health::verdict::{Cause, Verdict},
+    source::xds::XdsStatus,
 };
 
 use super::{Context, Status};
@@ -82,9 +83,32 @@ pub(super) fn snapshot(control: &mut Control, status: &Status, clock: &Clock) ->
         "problems": status.problems,
         "refused": refused,
         "restartNeeded": status.restart_needed,
+        "controlPlane": status.control_plane.as_ref().map(|it| control_plane(it, clock)),
         "drainedByHand": drains,
         "probes": { "perSecondAskedFor": reach.demand, "intervalsStretchedBy": reach.stretch },
     }))
+}
+
+fn control_plane(status: &XdsStatus, clock: &Clock) -> Value {
+    let link = &status.link;
+    json!({
+        "connected": link.connected,
+        "since": wall(clock, link.since),
+        "lastAnswer": link.heard.map(|at| wall(clock, at)),
+        "streamsEnded": link.ends,
+        "lastFailure": link.last_failure,
+        "epoch": status.epoch,
+        "asOf": status.as_of,
+        "waitingForEndpoints": status.waiting,
+        "resources": {
+            "accepted": status.counts.accepted,
+            "refused": status.counts.refused,
+            "unchanged": status.counts.unchanged,
+            "heldBack": status.counts.deferred,
+            "acceptedStale": status.counts.accepted_stale,
+            "removed": status.counts.removed,
+        },
+    })
 }
 
 pub(super) fn services(control: &mut Control, request: &Request, clock: &Clock) -> Answer {

@@ -3,7 +3,8 @@ use serde_json::Value;
 use super::*;
 use crate::control::Options;
 use crate::{
-    access_log::sink::Sinks, metrics::names::ENDPOINT_SERIES_MAX, registry::Flags, tcp::Fleet,
+    access_log::sink::Sinks, metrics::names::ENDPOINT_SERIES_MAX, registry::Flags,
+    source::RefusalKind, tcp::Fleet,
 };
 use fairlead_config::{snapshot, yaml};
 
@@ -140,7 +141,10 @@ async fn a_drain_of_nothing_is_refused_with_what_to_do() {
 async fn the_snapshot_page_counts_and_keeps_the_last_refusal() {
     let mut rig = Rig::new(TWO_SERVICES);
     rig.status.applied(&[], Tick(1));
-    rig.status.refused = Some((Tick(2), Refusal::new("file.yaml", "3:4: nonsense")));
+    rig.status.refused = Some((
+        Tick(2),
+        Refusal::new(RefusalKind::Invalid, "file.yaml", "3:4: nonsense"),
+    ));
     let page = rig.json(Asked::Snapshot);
     assert_eq!(
         (&page["services"], &page["endpoints"]),

@@ -50,6 +50,35 @@ pub struct ProcessMetrics {
     pub fds_max: Gauge,
 }
 
+/// What is known of the control plane; all 0 where a file configures the proxy.
+#[derive(Debug, Default)]
+pub struct ControlPlaneMetrics {
+    /// 1 where there is one.
+    pub configured: Gauge,
+    /// 1 while a stream is open.
+    pub connected: Gauge,
+    /// Since its last answer.
+    pub silent_seconds: Gauge,
+    /// The highest `asOf` in force.
+    pub as_of: Gauge,
+    /// Streams that ended.
+    pub streams_ended: Gauge,
+    /// Resources that took force.
+    pub accepted: Gauge,
+    /// Resources that were refused.
+    pub refused: Gauge,
+    /// Resources that were in force already.
+    pub unchanged: Gauge,
+    /// Resources held back because newer ones are in force.
+    pub held_back: Gauge,
+    /// Of those, the ones that took force all the same.
+    pub accepted_stale: Gauge,
+    /// Resources removed.
+    pub removed: Gauge,
+    /// Services that wait for their endpoints.
+    pub services_waiting: Gauge,
+}
+
 /// What one data thread does. Only that thread writes here, so nothing is contended.
 #[derive(Debug, Default)]
 #[repr(align(128))]

@@ -3,8 +3,8 @@
 //! Operators build dashboards and alerts on this table: a rename is a breaking change.
 
 use super::{
-    Counter, CounterBy, Gauge, Histogram, LabelValue, MemberMetrics, ProcessMetrics,
-    ServiceMetrics, ThreadMetrics,
+    ControlPlaneMetrics, Counter, CounterBy, Gauge, Histogram, LabelValue, MemberMetrics,
+    ProcessMetrics, ServiceMetrics, ThreadMetrics,
 };
 
 /// What a series is called and means.
@@ -156,6 +156,33 @@ pub const PROCESS: &[Series<ProcessMetrics>] = table! {
     counter("fairlead_probes_total", "Health probes that ended, by result."),
         by "result" = "failed" => |cells| cells.probes_failed;
     gauge("fairlead_fds_limit", "File descriptors that the process may have open.") => |cells| &cells.fds_max;
+};
+
+const RESOURCES: Family = counter(
+    "fairlead_control_plane_resources_total",
+    "Resources that a control plane sent, by what became of them.",
+);
+
+/// No labels but the ones named here. The cells are copies, brought up to date for each scrape.
+pub const CONTROL_PLANE: &[Series<ControlPlaneMetrics>] = table! {
+    gauge("fairlead_control_plane_configured", "1 where a control plane configures the proxy, 0 where a file does.")
+        => |cells| &cells.configured;
+    gauge("fairlead_control_plane_connected", "1 while a stream to the control plane is open.")
+        => |cells| &cells.connected;
+    gauge("fairlead_control_plane_silent_seconds", "Time since the control plane's last answer.")
+        => |cells| &cells.silent_seconds;
+    gauge("fairlead_control_plane_as_of", "The highest resourceVersion that what is in force was decided from.")
+        => |cells| &cells.as_of;
+    counter("fairlead_control_plane_streams_ended_total", "Streams to the control plane that ended.")
+        => |cells| &cells.streams_ended;
+    RESOURCES, by "result" = "accepted" => |cells| cells.accepted;
+    RESOURCES, by "result" = "refused" => |cells| cells.refused;
+    RESOURCES, by "result" = "unchanged" => |cells| cells.unchanged;
+    RESOURCES, by "result" = "held-back" => |cells| cells.held_back;
+    RESOURCES, by "result" = "accepted-stale" => |cells| cells.accepted_stale;
+    RESOURCES, by "result" = "removed" => |cells| cells.removed;
+    gauge("fairlead_control_plane_services_waiting", "Services that are known but for their endpoints.")
+        => |cells| &cells.services_waiting;
 };
 
 /// Label `thread`, from 0.

@@ -3,7 +3,7 @@ use std::{collections::BTreeSet, time::Duration};
 use fairlead_config::name::{MemberName, ServiceName};
 
 use super::{
-    names::{COLLECTED, Family, Kind, MEMBER, PROCESS, SERVICE, THREAD},
+    names::{COLLECTED, CONTROL_PLANE, Family, Kind, MEMBER, PROCESS, SERVICE, THREAD},
     text::Page,
     *,
 };
@@ -126,6 +126,7 @@ fn page(metrics: &Metrics) -> String {
 
 fn families() -> impl Iterator<Item = Family> {
     let process = PROCESS.iter().map(|series| series.family);
+    let process = process.chain(CONTROL_PLANE.iter().map(|series| series.family));
     let thread = THREAD.iter().map(|series| series.family);
     let service = SERVICE.iter().map(|series| series.family);
     let member = MEMBER.iter().map(|series| series.family);

@@ -7,7 +7,7 @@ use std::fmt::{Display, Write};
 
 use super::{
     Metrics,
-    names::{Family, Kind, MEMBER, PROCESS, SERVICE, Series, THREAD, Value},
+    names::{CONTROL_PLANE, Family, Kind, MEMBER, PROCESS, SERVICE, Series, THREAD, Value},
 };
 
 /// A page of metrics being written.
@@ -26,6 +26,7 @@ impl Metrics {
     /// Writes every series that is read from cells.
     pub fn write(&self, page: &mut Page) {
         write_table(PROCESS, &[(&[], &self.process)], page);
+        write_table(CONTROL_PLANE, &[(&[], &self.control_plane)], page);
         let indexes: Vec<String> = (0..self.threads.len())
             .map(|index| index.to_string())
             .collect();

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use fairlead_config::{snapshot::Snapshot, xds::proto::fairlead::ProxyState, yaml};
 use fairlead_runtime::{
-    clock::Clock,
+    clock::{Clock, Tick},
     tasks::{Backoff, Tasks},
 };
 use tokio::sync::{mpsc, watch};
@@ -13,8 +13,9 @@ use super::{
     EVENTS_MAX, Event, Refusal,
     file::FileSource,
     load::{Asked, LoadReporter},
-    xds::{Options, XdsSource},
+    xds::{Options, XdsSource, XdsStatus},
 };
+use crate::metrics::ControlPlaneMetrics;
 
 /// A source that has been opened, with what it starts from.
 pub struct Source {
@@ -147,6 +148,35 @@ impl Source {
 // === impl Feed ===
 
 impl Feed {
+    /// The state of the control plane's connection, where there is one.
+    pub fn status(&self) -> Option<XdsStatus> {
+        self.xds.as_ref().map(XdsSource::status)
+    }
+
+    /// Brings the cells up to date; nothing without a control plane.
+    pub fn count(&self, cells: &ControlPlaneMetrics, now: Tick) {
+        let Some(status) = self.status() else {
+            return;
+        };
+        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let (link, counts) = (&status.link, &status.counts);
+        cells.configured.set(1);
+        cells.connected.set(link.connected.into());
+        let heard = link.heard.unwrap_or(Tick::ZERO);
+        cells.silent_seconds.set(number(now.since(heard).as_secs()));
+        cells.as_of.set(number(status.as_of));
+        cells.streams_ended.set(number(link.ends));
+        cells.accepted.set(number(counts.accepted));
+        cells.refused.set(number(counts.refused));
+        cells.unchanged.set(number(counts.unchanged));
+        cells.held_back.set(number(counts.deferred));
+        cells.accepted_stale.set(number(counts.accepted_stale));
+        cells.removed.set(number(counts.removed));
+        cells
+            .services_waiting
+            .set(number(status.waiting.len() as u64));
+    }
+
     /// The part of a load report that the source knows; totals are added by the sample.
     pub fn proxy_state(&self, leaving: bool) -> ProxyState {
         let stamp = self.xds.as_ref().map(XdsSource::stamp).unwrap_or_default();

@@ -13,7 +13,7 @@ use std::{ffi::OsStr, sync::Arc, time::Duration};
 use fairlead_config::yaml;
 use fairlead_runtime::clock::Tick;
 
-use super::{Refusal, guard};
+use super::{Refusal, RefusalKind, guard};
 
 mod io;
 
@@ -102,7 +102,11 @@ pub fn judge(path: &str, bytes: &[u8], digest: u64, old: &Accepted, confirmed: b
     }
     match guard::check(&old.file.snapshot, &file.snapshot) {
         Ok(()) => Judgement::Accept(Arc::new(file)),
-        Err(refused) => Judgement::Refuse(Refusal::new(path, format!(" {refused}"))),
+        Err(refused) => Judgement::Refuse(Refusal::new(
+            RefusalKind::MassRemoval,
+            path,
+            format!(" {refused}"),
+        )),
     }
 }
 

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use super::{Accepted, Change, Judgement, Settling, concerns, judge};
-use crate::source::{Event, Refusal};
+use crate::source::{Event, Refusal, RefusalKind};
 
 /// A watched configuration file. Clones share what was last accepted.
 #[derive(Clone)]
@@ -234,7 +234,8 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 fn unreadable(path: &str, error: &io::Error) -> Refusal {
-    Refusal::new(path, format!(" the file can't be read: {error}"))
+    let kind = RefusalKind::Unreadable;
+    Refusal::new(kind, path, format!(" the file can't be read: {error}"))
 }
 
 fn fingerprint(path: &Path) -> Option<Fingerprint> {

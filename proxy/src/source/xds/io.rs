@@ -21,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Streaming, transport::Channel};
 
 use super::{Ads, Counts, Step};
-use crate::source::{Event, Refusal};
+use crate::source::{Event, Refusal, RefusalKind};
 
 pub(in crate::source) mod channel;
 mod disk;
@@ -88,7 +88,11 @@ impl XdsSource {
                 }
                 Err(error) => {
                     let origin = path.display().to_string();
-                    events.push(Event::Refused(Refusal::new(origin, format!(" {error}"))));
+                    events.push(Event::Refused(Refusal::new(
+                        RefusalKind::Unreadable,
+                        origin,
+                        format!(" {error}"),
+                    )));
                 }
             }
         }
