@@ -13,7 +13,7 @@
 //! Handlers run beside the control thread's loop and put [`Question`]s to it over a bounded channel;
 //! what takes long, the metrics page, is written on a thread of its own from shared cells.
 
-use std::{fmt, future::Future, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use fairlead_config::problem::Problem;
 use fairlead_runtime::{
@@ -153,12 +153,10 @@ pub fn pages(desk: &Desk, context: &Context) -> Pages {
 // === impl Desk ===
 
 impl Desk {
-    fn answer(self, asked: Asked) -> impl Future<Output = Answer> + Send + 'static {
-        async move {
-            match self.put(asked).await {
-                Some(Reply::Answer(answer)) => answer,
-                _ => leaving(),
-            }
+    async fn answer(self, asked: Asked) -> Answer {
+        match self.put(asked).await {
+            Some(Reply::Answer(answer)) => answer,
+            _ => leaving(),
         }
     }
 

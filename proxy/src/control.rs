@@ -178,6 +178,7 @@ impl Control {
         self.note_changes();
         self.rebuild(&services, now);
         for change in self.directory.take_changes() {
+            self.changes += 1;
             if change.kind != ChangeKind::Removed {
                 self.leaving.note(&change);
             }

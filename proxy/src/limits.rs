@@ -26,8 +26,8 @@ use fairlead_config::policy::Limits;
 use fairlead_runtime::clock::Tick;
 use parking_lot::RwLock;
 
-use crate::access_log::Reason;
-use table::{ClientKey, ClientTable};
+use crate::{access_log::Reason, metrics::ServiceMetrics};
+use table::{ClientKey, ClientTable, Taken};
 
 pub mod table;
 
@@ -43,6 +43,7 @@ pub struct Limiter {
     /// Zero where neither limit per client is set, so that the common path reads one word.
     per_client: AtomicU64,
     clients: RwLock<Option<Arc<ClientTable>>>,
+    metrics: Arc<ServiceMetrics>,
     seed: u64,
 }
 
@@ -81,13 +82,14 @@ struct Rate {
 
 impl Limiter {
     /// Nothing counted yet. `seed` keys the table of clients, whose addresses strangers choose.
-    pub fn new(limits: &Limits, seed: u64) -> Arc<Self> {
+    pub fn new(limits: &Limits, seed: u64, metrics: Arc<ServiceMetrics>) -> Arc<Self> {
         let limiter = Self {
             sessions: Slots::new(),
             flows: Slots::new(),
             rate: Rate::default(),
             per_client: AtomicU64::new(0),
             clients: RwLock::default(),
+            metrics,
             seed,
         };
         limiter.update(limits);
@@ -134,12 +136,6 @@ impl Limiter {
         self.flows.taken.load(Ordering::Relaxed)
     }
 
-    /// Admissions that could not be counted for their client, for the table was full.
-    pub fn untracked(&self) -> u64 {
-        let clients = self.clients.read();
-        clients.as_ref().map_or(0, |table| table.untracked())
-    }
-
     fn admit(self: &Arc<Self>, kind: Kind, client: IpAddr, now: Tick) -> Result<Admitted, Reason> {
         if !self.slots(kind).take() {
             return Err(Reason::LimitConnections);
@@ -163,8 +159,11 @@ impl Limiter {
         let key = ClientKey::new(client);
         // The service's rate is asked last, under the client's lock, so that a client that is
         // over its own limit costs the others nothing.
-        let tracked = table.take(key, live_max, rate_max, now, || self.rate.take(now))?;
-        if tracked {
+        let taken = table.take(key, live_max, rate_max, now, || self.rate.take(now))?;
+        if taken != Taken::Counted {
+            self.metrics.clients_untracked.inc();
+        }
+        if taken != Taken::NoRoom {
             admitted.client = Some((table, key));
         }
         Ok(admitted)

@@ -95,7 +95,7 @@ impl Routes {
                 (parts.limiter.clone(), parts.pace.clone())
             }
             None => (
-                Limiter::new(&policy.limits, self.seed),
+                Limiter::new(&policy.limits, self.seed, metrics.clone()),
                 Arc::new(Pace::new(policy.drain.resets_per_second)),
             ),
         };

@@ -5,10 +5,7 @@
 //! that is nearest to that and has nothing live is forgotten; where all eight have something live,
 //! the new client isn't tracked. Both are counted.
 
-use std::{
-    net::IpAddr,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::net::IpAddr;
 
 use fairlead_runtime::clock::Tick;
 use parking_lot::Mutex;
@@ -21,12 +18,22 @@ use crate::{access_log::Reason, keyed_hash::KeyedHash};
 pub struct ClientTable {
     stripes: Box<[Mutex<Box<[Bucket]>>]>,
     hash: KeyedHash,
-    untracked: AtomicU64,
 }
 
 /// A client: an IPv4 address or an IPv6 /64, which is what one customer gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientKey(u64);
+
+/// How a place was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// Counted for its client.
+    Counted,
+    /// Counted, and another client was forgotten for it.
+    Forgetting,
+    /// Not counted: every entry of its bucket has something live.
+    NoRoom,
+}
 
 type Bucket = [Entry; WAYS];
 
@@ -62,12 +69,11 @@ impl ClientTable {
                 .map(|_| Mutex::new(vec![Bucket::default(); buckets].into()))
                 .collect(),
             hash: KeyedHash::new(seed),
-            untracked: AtomicU64::new(0),
         }
     }
 
     /// Takes a place for `key`, if it is below both limits and `also` agrees; nothing is taken
-    /// otherwise. False: admitted, but the table has no room to count it.
+    /// otherwise.
     pub(super) fn take(
         &self,
         key: ClientKey,
@@ -75,17 +81,14 @@ impl ClientTable {
         rate_max: Option<u32>,
         now: Tick,
         also: impl FnOnce() -> Result<(), Reason>,
-    ) -> Result<bool, Reason> {
+    ) -> Result<Taken, Reason> {
         let mut stripe = self.stripe(key).lock();
         let bucket = self.bucket(&mut stripe, key);
         let Some((entry, forgets)) = find(bucket, key, now) else {
             drop(stripe);
             also()?;
-            self.untracked.fetch_add(1, Ordering::Relaxed);
-            return Ok(false);
+            return Ok(Taken::NoRoom);
         };
-        self.untracked
-            .fetch_add(u64::from(forgets), Ordering::Relaxed);
         let mut next = *entry;
         if next.key != key.0 || next.is_idle(now) {
             next = Entry {
@@ -103,7 +106,11 @@ impl ClientTable {
         also()?;
         next.live += 1;
         *entry = next;
-        Ok(true)
+        Ok(if forgets {
+            Taken::Forgetting
+        } else {
+            Taken::Counted
+        })
     }
 
     /// Gives back what [`Self::take`] counted. The entry is there: one with something live is never
@@ -115,11 +122,6 @@ impl ClientTable {
         if let Some(entry) = bucket.iter_mut().find(counted) {
             entry.live -= 1;
         }
-    }
-
-    /// Clients that were forgotten early or not tracked at all.
-    pub fn untracked(&self) -> u64 {
-        self.untracked.load(Ordering::Relaxed)
     }
 
     fn stripe(&self, key: ClientKey) -> &Mutex<Box<[Bucket]>> {

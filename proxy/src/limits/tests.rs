@@ -8,7 +8,7 @@ const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 #[test]
 fn without_limits_everything_is_admitted_and_counted() {
-    let limiter = Limiter::new(&Limits::default(), 1);
+    let limiter = limiter(&Limits::default(), 1);
     let held: Vec<_> = (0..100)
         .map(|_| limiter.admit_session(CLIENT, Tick::ZERO).unwrap())
         .collect();
@@ -19,7 +19,7 @@ fn without_limits_everything_is_admitted_and_counted() {
 
 #[test]
 fn live_sessions_and_flows_have_a_limit_each() {
-    let limiter = Limiter::new(
+    let limiter = limiter(
         &limits(|limits| (limits.connections, limits.flows) = (Some(2), Some(1))),
         1,
     );
@@ -40,7 +40,7 @@ fn live_sessions_and_flows_have_a_limit_each() {
 
 #[test]
 fn threads_together_never_pass_the_limit() {
-    let limiter = Limiter::new(&limits(|limits| limits.connections = Some(7)), 1);
+    let limiter = limiter(&limits(|limits| limits.connections = Some(7)), 1);
     let highest = AtomicU32::new(0);
     let inside = AtomicU32::new(0);
     std::thread::scope(|scope| {
@@ -63,7 +63,7 @@ fn threads_together_never_pass_the_limit() {
 
 #[test]
 fn a_refused_session_takes_nothing() {
-    let limiter = Limiter::new(
+    let limiter = limiter(
         &limits(|limits| {
             limits.connections = Some(10);
             limits.connections_per_client = Some(1);
@@ -93,7 +93,7 @@ fn a_refused_session_takes_nothing() {
 
 #[test]
 fn a_rate_of_zero_admits_nobody() {
-    let limiter = Limiter::new(&limits(|limits| limits.new_per_second = Some(0)), 1);
+    let limiter = limiter(&limits(|limits| limits.new_per_second = Some(0)), 1);
     for second in 0..5 {
         let now = Tick::from_start(Duration::from_secs(second));
         assert_eq!(
@@ -105,7 +105,7 @@ fn a_rate_of_zero_admits_nobody() {
 
 #[test]
 fn new_limits_hold_for_sessions_that_were_counted_without_any() {
-    let limiter = Limiter::new(&Limits::default(), 1);
+    let limiter = limiter(&Limits::default(), 1);
     let held: Vec<_> = (0..3)
         .map(|_| limiter.admit_session(CLIENT, Tick::ZERO))
         .collect();
@@ -126,7 +126,7 @@ fn an_ipv6_client_is_its_64_and_an_ipv4_one_the_same_in_both_notations() {
 
 #[test]
 fn a_million_clients_are_admitted_in_bounded_memory() {
-    let limiter = Limiter::new(
+    let limiter = limiter(
         &limits(|limits| limits.new_per_second_per_client = Some(1)),
         1,
     );
@@ -138,7 +138,7 @@ fn a_million_clients_are_admitted_in_bounded_memory() {
         );
     }
     assert!(
-        limiter.untracked() > 900_000,
+        limiter.metrics.clients_untracked.value() > 900_000,
         "what was forgotten is counted"
     );
     assert_eq!(limiter.sessions(), 0);
@@ -150,7 +150,7 @@ proptest! {
         rate in 1..2000_u32,
         offers in prop::collection::vec(0..3_000_000_u64, 1..400),
     ) {
-        let limiter = Limiter::new(&limits(|limits| limits.new_per_second = Some(rate)), 1);
+        let limiter = limiter(&limits(|limits| limits.new_per_second = Some(rate)), 1);
         // The model: tokens in billionths, refilled continuously, never above one second's worth.
         let interval = u128::from(interval_nanos(rate));
         let full = interval * u128::from(rate);
@@ -171,7 +171,7 @@ proptest! {
         live_max in 1..4_u32,
         steps in prop::collection::vec((0..20_u32, any::<bool>()), 1..300),
     ) {
-        let limiter = Limiter::new(&limits(|limits| limits.connections_per_client = Some(live_max)), 9);
+        let limiter = limiter(&limits(|limits| limits.connections_per_client = Some(live_max)), 9);
         let mut held: BTreeMap<u32, Vec<Admitted>> = BTreeMap::new();
         for (client, open) in steps {
             let own = held.entry(client).or_default();
@@ -186,7 +186,7 @@ proptest! {
         }
         let live: usize = held.values().map(Vec::len).sum();
         prop_assert_eq!(limiter.sessions() as usize, live);
-        prop_assert_eq!(limiter.untracked(), 0);
+        prop_assert_eq!(limiter.metrics.clients_untracked.value(), 0);
     }
 
     #[test]
@@ -195,6 +195,10 @@ proptest! {
         let (live, rate) = (most(live), most(rate));
         prop_assert_eq!(unpack(pack(live, rate)), (live, rate));
     }
+}
+
+fn limiter(limits: &Limits, seed: u64) -> Arc<Limiter> {
+    Limiter::new(limits, seed, Arc::default())
 }
 
 fn limits(set: impl FnOnce(&mut Limits)) -> Limits {

@@ -126,6 +126,9 @@ pub struct ServiceMetrics {
     pub flows_closed: CounterBy<Reason>,
     /// Datagrams that nobody got, by reason.
     pub datagrams_dropped: CounterBy<DatagramDrop>,
+    /// Sessions and flows that were admitted without being counted for their client, for the table
+    /// of clients was full.
+    pub clients_untracked: Counter,
     /// Passive ejections.
     pub ejections: Counter,
     members: Mutex<BTreeMap<MemberName, Weak<MemberMetrics>>>,

@@ -219,6 +219,8 @@ pub const SERVICE: &[Series<ServiceMetrics>] = table! {
     counter("fairlead_flows_closed_total", "Flows that ended, by reason."), by "reason" => |cells| &cells.flows_closed;
     counter("fairlead_datagrams_dropped_total", "Datagrams that nobody got, by reason."),
         by "reason" => |cells| &cells.datagrams_dropped;
+    counter("fairlead_clients_untracked_total", "Sessions and flows admitted without a limit per client, for the table of clients was full.")
+        => |cells| &cells.clients_untracked;
     counter("fairlead_ejections_total", "Endpoints taken out after failed sessions.") => |cells| &cells.ejections;
 };
 

@@ -170,7 +170,7 @@ impl Inbox {
         let at = slot * SLOT_BYTES;
         let bytes = &self.buffers[at..at + (header.msg_len as usize).min(SLOT_BYTES)];
         let source = self.names[slot].read(header.msg_hdr.msg_namelen as usize);
-        let told = self.controls[slot].read(header.msg_hdr.msg_controllen as usize);
+        let told = self.controls[slot].read(header.msg_hdr.msg_controllen);
         let segment = told.segment.filter(|segment| *segment > 0);
         Received {
             source,

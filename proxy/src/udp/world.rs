@@ -176,9 +176,8 @@ impl World for Ground {
 
     fn standing(&self, home: &Home, now: Tick) -> Standing {
         let flags = home.live.flags();
-        if flags.is_usable() {
-            Standing::Good
-        } else if flags == home.pardoned && now - home.picked < PARDON {
+        let pardoned = flags == home.pardoned && now - home.picked < PARDON;
+        if flags.is_usable() || pardoned {
             Standing::Good
         } else if flags.is_draining() {
             Standing::Draining

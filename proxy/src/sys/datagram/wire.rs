@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use super::LocalIp;
 
 /// A `sockaddr_in` or `sockaddr_in6`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 #[repr(C, align(8))]
 pub(crate) struct Name([u8; 28]);
 
@@ -70,12 +70,6 @@ impl Name {
             }
             _ => None,
         }
-    }
-}
-
-impl Default for Name {
-    fn default() -> Self {
-        Self([0; 28])
     }
 }
 

@@ -403,7 +403,7 @@ impl Rig {
             id: FrontendId(0),
             frontend: Arc::new(frontend),
             state,
-            limiter: Limiter::new(&service.policy.limits, 1),
+            limiter: Limiter::new(&service.policy.limits, 1, Arc::clone(&counted)),
             members: members.collect(),
             metrics: Arc::clone(&counted),
             log: sinks.sink(&service.policy.access_log).unwrap(),
