@@ -164,6 +164,8 @@ label_enum! {
         LocalFault = "local-fault",
         /// A flow made room for a newer one.
         Evicted = "evicted",
+        /// It goes on in the process that took over, which says more when it ends.
+        HandedOver = "handed-over",
         /// The session's owner went away without a word; a defect if it ever shows.
         Abandoned = "abandoned",
     }
@@ -209,6 +211,7 @@ impl Reason {
             Self::FdPressure | Self::MemoryPressure => "RA",
             Self::LocalFault => "RC",
             Self::Evicted => "RD",
+            Self::HandedOver => "--",
             Self::Abandoned => "ID",
         }
     }

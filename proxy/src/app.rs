@@ -181,13 +181,13 @@ impl App {
     /// Tells the process that this one takes over from, if any, and the service manager that it
     /// accepts connections now.
     pub async fn announce(&mut self, taking: Option<Taking>) {
-        if let Some(taking) = taking
-            && let Err(error) = taking.ready().await
-        {
-            tracing::warn!(
-                error = chain(&error),
-                "the former process said no last word"
-            );
+        if let Some(taking) = taking {
+            let control = &self.control;
+            if let Err(error) = taking.ready(|flows| control.adopt_flows(flows)).await {
+                let error = chain(&error);
+                tracing::warn!(error, "the former process said no last word");
+            }
+            self.fleet.release_datagrams();
         }
         self.notifier.ready();
         if let Some(path) = &self.flags.takeover
@@ -368,6 +368,12 @@ impl App {
             Step::Knocked(channel) => self.takers.give(channel, None, self.offer()),
             Step::Failed(error) => self.takers_failed(&error),
             Step::Ready(taker) => {
+                let flows = self.fleet.freeze_flows().await;
+                let count = flows.len();
+                if let Err((error, flows)) = taker.pass(flows).await {
+                    self.control.take_back(flows);
+                    return self.takers_failed(&error);
+                }
                 self.metrics.process.ready.set(0);
                 self.readiness.leave();
                 if let Some(admin) = &self.admin {
@@ -377,7 +383,11 @@ impl App {
                 self.departure.hand_over(self.clock.now());
                 taker.release().await;
                 let sessions = self.fleet.sessions();
-                tracing::info!(sessions, "handed over; live sessions finish here");
+                tracing::info!(
+                    sessions,
+                    flows = count,
+                    "handed over; live sessions finish here"
+                );
             }
         }
     }

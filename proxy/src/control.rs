@@ -9,7 +9,7 @@
 //! touched; a change of endpoints alone touches neither routes nor sockets. Only this thread
 //! writes; the data threads see whole views and whole tables.
 
-use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
+use std::{collections::BTreeSet, os::fd::OwnedFd, sync::Arc, time::SystemTime};
 
 use fairlead_config::{
     endpoint::Target,
@@ -28,7 +28,8 @@ use crate::{
     health::probe::Job,
     metrics::Metrics,
     source::load::{self, Sample},
-    tcp::{Fleet, Queues},
+    tcp::{Fleet, FrozenFlow, Queues},
+    udp::passing::FlowRow,
     upgrade::{Inheritance, Offer},
 };
 
@@ -260,10 +261,18 @@ impl Control {
 
     /// What a successor gets.
     pub fn offer(&self) -> Offer {
-        Offer {
-            sockets: self.listeners.offer(),
-            parcels: Vec::new(),
-        }
+        self.listeners.offer()
+    }
+
+    /// Goes on with a predecessor's flows.
+    pub fn adopt_flows(&self, flows: Vec<(FlowRow, OwnedFd)>) {
+        self.listeners.adopt_flows(flows);
+    }
+
+    /// Takes flows back that a successor did not want after all, and serves them again.
+    pub fn take_back(&self, flows: Vec<FrozenFlow>) {
+        self.listeners.take_back(flows);
+        self.fleet.release_datagrams();
     }
 
     /// Leaves every listener, with what waits in its queue, to a successor.

@@ -30,10 +30,11 @@ use std::{
 use arc_swap::ArcSwap;
 use fairlead_runtime::clock::{Clock, Tick};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 use crate::{
     access_log::Reason, health::Report, metrics::Metrics, registry::EndpointId, sockets::Bind,
+    udp::passing::FlowRow,
 };
 
 mod accept;
@@ -88,7 +89,17 @@ pub(crate) enum Command {
         id: u32,
         socket: Arc<OwnedFd>,
         bind: Bind,
+        start: Start,
     },
+    /// Stop taking datagrams and give all flows away.
+    Freeze(mpsc::Sender<Vec<FrozenFlow>>),
+    /// Go on with flows that came by this listener.
+    Adopt {
+        id: u32,
+        flows: Vec<(FlowRow, OwnedFd)>,
+    },
+    /// Take datagrams from sockets that were held.
+    Release,
     /// Empty the listener's queue, then close it.
     Unlisten { id: u32 },
     /// Reset the sessions of an endpoint, at the pace of its service.
@@ -102,6 +113,18 @@ pub(crate) enum Command {
     /// Reset what lives and end.
     End,
 }
+
+/// When a socket is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// From now on.
+    Now,
+    /// Datagrams only from [`Fleet::release_datagrams`] on: another process still has the flows.
+    Held,
+}
+
+/// A flow that its thread gave away: the listener it came by, what it is, its socket.
+pub type FrozenFlow = (u32, FlowRow, OwnedFd);
 
 /// What becomes of connections that wait in a queue when its listener is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,8 +181,39 @@ impl Fleet {
     }
 
     /// Lets thread `thread` accept from a listening socket, or take datagrams from a bound one.
-    pub fn listen(&self, thread: usize, id: u32, socket: Arc<OwnedFd>, bind: Bind) {
-        self.mailboxes[thread].post(Command::Listen { id, socket, bind });
+    pub fn listen(&self, thread: usize, id: u32, socket: Arc<OwnedFd>, bind: Bind, start: Start) {
+        self.mailboxes[thread].post(Command::Listen {
+            id,
+            socket,
+            bind,
+            start,
+        });
+    }
+
+    /// Stops taking datagrams and collects the flows of all threads.
+    pub async fn freeze_flows(&self) -> Vec<FrozenFlow> {
+        let (give, mut given) = mpsc::channel(self.threads());
+        for mailbox in &self.mailboxes {
+            mailbox.post(Command::Freeze(give.clone()));
+        }
+        drop(give);
+        let mut all = Vec::new();
+        while let Some(some) = given.recv().await {
+            all.extend(some);
+        }
+        all
+    }
+
+    /// Lets thread `thread` go on with flows that came by listener `id`.
+    pub fn adopt_flows(&self, thread: usize, id: u32, flows: Vec<(FlowRow, OwnedFd)>) {
+        self.mailboxes[thread].post(Command::Adopt { id, flows });
+    }
+
+    /// Takes datagrams from all sockets that were held or frozen.
+    pub fn release_datagrams(&self) {
+        for mailbox in &self.mailboxes {
+            mailbox.post(Command::Release);
+        }
     }
 
     /// Lets thread `thread` empty and close listener `id`.

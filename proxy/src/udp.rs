@@ -9,6 +9,7 @@
 //! | [`table`] | yes | the flows of a thread by address, in order of eviction, with their timers |
 //! | [`flows`] | yes | the decisions: open, forward, re-home, drop, evict, expire |
 //! | [`world`] | yes | where the decisions meet frontends, views, limits and health |
+//! | [`passing`] | yes | a flow as another process gets it |
 //! | [`io`] | no | sockets: batches in, batches out |
 //!
 //! The core is sans-io: datagrams, answers, errors and the time go in, verdicts come out. It never
@@ -27,6 +28,7 @@
 pub mod flow;
 pub mod flows;
 pub(crate) mod io;
+pub mod passing;
 pub mod table;
 pub(crate) mod world;
 

@@ -6,6 +6,8 @@
 #[allow(dead_code, reason = "shared with the other test program")]
 mod support;
 
+#[path = "process/flows.rs"]
+mod flows;
 #[path = "process/harness.rs"]
 mod harness;
 #[path = "process/upgrade.rs"]

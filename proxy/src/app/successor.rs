@@ -1,12 +1,18 @@
 //! Hand-overs as the process sees them: who comes to take over, one at a time.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use tokio::task::JoinSet;
 
-use crate::upgrade::{
-    Offer,
-    io::{Channel, Door, HandOverError, Successor},
+use crate::{
+    tcp::FrozenFlow,
+    upgrade::{
+        Offer,
+        io::{Channel, Door, HandOverError, Successor},
+    },
 };
 
 /// Takers, found at the door or started as a child.
@@ -21,6 +27,7 @@ pub(super) struct Takers {
 pub(super) struct Ready {
     channel: Channel,
     child: Option<Successor>,
+    places: BTreeMap<u32, u32>,
 }
 
 /// What there is to do.
@@ -80,7 +87,11 @@ impl Takers {
         }
         self.giving.spawn(async move {
             channel.give(&offer).await?;
-            Ok(Ready { channel, child })
+            Ok(Ready {
+                channel,
+                child,
+                places: offer.places,
+            })
         });
     }
 
@@ -109,6 +120,29 @@ impl Takers {
 // === impl Ready ===
 
 impl Ready {
+    /// Passes flows on; on failure they come back.
+    pub(super) async fn pass(
+        &self,
+        frozen: Vec<FrozenFlow>,
+    ) -> Result<(), (HandOverError, Vec<FrozenFlow>)> {
+        let mut flows = Vec::with_capacity(frozen.len());
+        let mut listeners = Vec::with_capacity(frozen.len());
+        for (listener, mut row, socket) in frozen {
+            // A listener that is newer than the offer stays here, and its flows end here.
+            if let Some(place) = self.places.get(&listener) {
+                row.socket = *place;
+                flows.push((row, socket));
+                listeners.push(listener);
+            }
+        }
+        let passed = self.channel.pass(&flows).await;
+        passed.map_err(|error| {
+            let back = listeners.into_iter().zip(flows);
+            let back = back.map(|(listener, (row, socket))| (listener, row, socket));
+            (error, back.collect())
+        })
+    }
+
     /// Tells it that this process accepts no more.
     pub(super) async fn release(self) {
         if let Some(child) = self.child {

@@ -12,10 +12,11 @@ use crate::{
     sockets::{Bind, Planned, io, plan},
     sys::tcp::{self, Liveness},
     tcp::{
-        Fleet,
+        Fleet, FrozenFlow, Start,
         route::{Route, liveness},
     },
-    upgrade::{Inheritance, SocketRow, systemd::Notifier},
+    udp::passing::FlowRow,
+    upgrade::{Inheritance, Offer, SocketRow, systemd::Notifier},
 };
 
 /// What is listened on.
@@ -27,6 +28,8 @@ pub(super) struct Listeners {
     failed: usize,
     next_id: u32,
     inherited: Inheritance,
+    /// Where inherited sockets went, by their place in the offer: thread and id.
+    places: BTreeMap<u32, (usize, u32)>,
     notifier: Notifier,
 }
 
@@ -55,6 +58,7 @@ impl Listeners {
             failed: 0,
             next_id: 0,
             inherited,
+            places: BTreeMap::new(),
             notifier: Notifier::from_env(),
         }
     }
@@ -109,17 +113,56 @@ impl Listeners {
     }
 
     /// Every socket, for a successor.
-    pub(super) fn offer(&self) -> Vec<(SocketRow, Arc<OwnedFd>)> {
-        let all = self.bound.iter().flat_map(|(bind, bound)| {
-            let sockets = bound.sockets.iter();
-            sockets.map(|listening| (row(*bind), listening.socket.clone()))
-        });
-        all.collect()
+    pub(super) fn offer(&self) -> Offer {
+        let mut offer = Offer::default();
+        for (bind, bound) in &self.bound {
+            for listening in &bound.sockets {
+                let place = u32::try_from(offer.sockets.len()).unwrap_or(u32::MAX);
+                offer.places.insert(listening.id, place);
+                offer.sockets.push((row(*bind), listening.socket.clone()));
+            }
+        }
+        offer
+    }
+
+    /// Goes on with a predecessor's flows, each on the thread that has its listening socket.
+    pub(super) fn adopt_flows(&self, flows: Vec<(FlowRow, OwnedFd)>) {
+        let mut by_listener: BTreeMap<(usize, u32), Vec<_>> = BTreeMap::new();
+        for (row, socket) in flows {
+            if let Some(listener) = self.places.get(&row.socket) {
+                by_listener
+                    .entry(*listener)
+                    .or_default()
+                    .push((row, socket));
+            }
+        }
+        for ((thread, id), flows) in by_listener {
+            self.fleet.adopt_flows(thread, id, flows);
+        }
+    }
+
+    /// Takes flows back that a successor did not want after all.
+    pub(super) fn take_back(&self, flows: Vec<FrozenFlow>) {
+        let threads: BTreeMap<u32, usize> = self
+            .bound
+            .values()
+            .flat_map(|bound| &bound.sockets)
+            .map(|listening| (listening.id, listening.thread))
+            .collect();
+        let mut by_listener: BTreeMap<u32, Vec<_>> = BTreeMap::new();
+        for (id, row, socket) in flows {
+            by_listener.entry(id).or_default().push((row, socket));
+        }
+        for (id, flows) in by_listener {
+            if let Some(thread) = threads.get(&id) {
+                self.fleet.adopt_flows(*thread, id, flows);
+            }
+        }
     }
 
     /// Closes inherited sockets that nothing asked for.
     pub(super) fn drop_inherited(&mut self) {
-        for (row, _) in std::mem::take(&mut self.inherited.sockets) {
+        for (_, row, _) in std::mem::take(&mut self.inherited.sockets) {
             tracing::info!(addr = %row.addr, "an inherited socket is no longer asked for");
             self.notifier.forget(&row);
         }
@@ -148,31 +191,39 @@ impl Listeners {
             return Ok(());
         }
         let threads = planned.spread.threads(self.fleet.threads());
-        let mut sockets = self.inherited.take_bind(bind);
-        if sockets.is_empty() {
+        let inherited = self.inherited.take_bind(bind);
+        let mut sockets = Vec::new();
+        if inherited.is_empty() {
             let probe = !self.overlaps(bind);
-            sockets = io::bind(bind, threads.len(), liveness, &planned.asked_by, probe)?;
-        } else if bind.protocol == Protocol::Tcp {
-            for socket in &sockets {
-                let _set = tcp::set_liveness(socket, liveness);
+            let fresh = io::bind(bind, threads.len(), liveness, &planned.asked_by, probe)?;
+            for (socket, thread) in fresh.into_iter().zip(threads) {
+                sockets.push(self.listen(bind, thread, socket, Start::Now));
+            }
+        } else {
+            let follow = self.inherited.flows_follow;
+            let start = if follow { Start::Held } else { Start::Now };
+            // They may be more or fewer than threads: each has a thread, and hand-off evens the
+            // sessions out.
+            for ((place, socket), thread) in inherited.into_iter().zip(threads.cycle()) {
+                if bind.protocol == Protocol::Tcp {
+                    let _set = tcp::set_liveness(&socket, liveness);
+                }
+                let listening = self.listen(bind, thread, socket, start);
+                self.places.insert(place, (thread, listening.id));
+                sockets.push(listening);
             }
         }
-        // Inherited ones may be more or fewer than threads: each has a thread, and hand-off evens
-        // the sessions out.
-        let sockets = sockets.into_iter().zip(threads.cycle());
-        let sockets = sockets.map(|(socket, thread)| self.listen(bind, thread, socket));
-        let sockets = sockets.collect();
         let liveness = *liveness;
         self.bound.insert(bind, Bound { liveness, sockets });
         Ok(())
     }
 
-    fn listen(&mut self, bind: Bind, thread: usize, socket: OwnedFd) -> Listening {
+    fn listen(&mut self, bind: Bind, thread: usize, socket: OwnedFd, start: Start) -> Listening {
         let id = self.next_id;
         self.next_id += 1;
         let socket = Arc::new(socket);
         self.notifier.store(&row(bind), socket.as_fd());
-        self.fleet.listen(thread, id, socket.clone(), bind);
+        self.fleet.listen(thread, id, socket.clone(), bind, start);
         Listening { thread, id, socket }
     }
 

@@ -14,14 +14,23 @@ use crate::{
     access_log::Reason,
     registry::EndpointId,
     sys::poll::{Interest, Poller},
-    udp::io::{Datagrams, Settings, Watch},
+    udp::{
+        io::{Datagrams, Frozen, Settings, Watch},
+        passing::FlowRow,
+    },
 };
 
 /// The thread's poller, as flows see it.
 struct Watcher<'a>(&'a Poller);
 
 impl Worker {
-    pub(crate) fn listen_datagrams(&mut self, id: u32, socket: Arc<OwnedFd>, addr: SocketAddr) {
+    pub(crate) fn listen_datagrams(
+        &mut self,
+        id: u32,
+        socket: Arc<OwnedFd>,
+        addr: SocketAddr,
+        held: bool,
+    ) {
         let datagrams = self.datagrams.get_or_insert_with(|| {
             let settings = Settings {
                 thread: self.index,
@@ -33,7 +42,7 @@ impl Worker {
             let routes = self.fleet.datagram_routes.load_full();
             Box::new(Datagrams::new(settings, routes))
         });
-        if let Err(error) = datagrams.listen(&Watcher(&self.poller), id, socket, addr) {
+        if let Err(error) = datagrams.listen(&Watcher(&self.poller), id, socket, addr, held) {
             tracing::error!(%addr, %error, "a UDP socket can't be received from");
         }
     }
@@ -50,6 +59,29 @@ impl Worker {
             for id in datagrams.listener_ids() {
                 datagrams.unlisten(&Watcher(&self.poller), id, Reason::Shutdown);
             }
+        }
+    }
+
+    /// Gives every flow away, for another process.
+    pub(crate) fn freeze_datagrams(&mut self) -> Vec<Frozen> {
+        let datagrams = self.datagrams.as_mut();
+        datagrams.map_or_else(Vec::new, |datagrams| {
+            datagrams.freeze(&Watcher(&self.poller), self.now)
+        })
+    }
+
+    /// Goes on with flows of another process.
+    pub(crate) fn adopt_flows(&mut self, id: u32, flows: Vec<(FlowRow, OwnedFd)>) {
+        if let Some(datagrams) = &mut self.datagrams {
+            datagrams.use_routes(&self.fleet.datagram_routes.load());
+            datagrams.adopt(&Watcher(&self.poller), id, flows, self.now);
+        }
+    }
+
+    /// Receives from the sockets that were held back.
+    pub(crate) fn release_datagrams(&mut self) {
+        if let Some(datagrams) = &mut self.datagrams {
+            datagrams.release(&Watcher(&self.poller));
         }
     }
 

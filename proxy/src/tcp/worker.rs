@@ -25,7 +25,7 @@ use fairlead_config::frontend::Protocol;
 use fairlead_runtime::clock::Tick;
 
 use super::{
-    Command, Fleet, Queues,
+    Command, Fleet, Queues, Start,
     accept::{Listener, spare, watch},
     close::reason_of,
     handoff::{Gauge, WINDOW},
@@ -355,10 +355,25 @@ impl Worker {
                     self.fleet.loads.arrived(self.index);
                     self.fleet.in_transit.fetch_sub(1, Relaxed);
                 }
-                Command::Listen { id, socket, bind } => match bind.protocol {
+                Command::Listen {
+                    id,
+                    socket,
+                    bind,
+                    start,
+                } => match bind.protocol {
                     Protocol::Tcp => self.listen(id, socket, bind.addr),
-                    Protocol::Udp => self.listen_datagrams(id, socket, bind.addr),
+                    Protocol::Udp => {
+                        self.listen_datagrams(id, socket, bind.addr, start == Start::Held);
+                    }
                 },
+                Command::Freeze(reply) => {
+                    let frozen = self.freeze_datagrams().into_iter();
+                    let frozen = frozen.map(|it| (it.listener, it.row, it.socket));
+                    // Whoever asked may be gone; then the flows end here.
+                    let _gone = reply.try_send(frozen.collect());
+                }
+                Command::Adopt { id, flows } => self.adopt_flows(id, flows),
+                Command::Release => self.release_datagrams(),
                 Command::Unlisten { id } => self.unlisten(id, Queues::Empty),
                 Command::Cut {
                     endpoint,

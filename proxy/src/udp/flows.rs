@@ -260,6 +260,35 @@ impl<W: World> Flows<W> {
         }
     }
 
+    /// Takes every flow out, as if it had never been here.
+    pub fn take_all(&mut self) -> Vec<(Key, Flow<W>)> {
+        let mut all = Vec::with_capacity(self.len());
+        while let Some(key) = self.table.any() {
+            all.extend(self.table.remove(key).map(|flow| (key, flow)));
+        }
+        all
+    }
+
+    /// Goes on with a flow that began elsewhere; `proven`: its endpoint has answered. None when
+    /// the table is full.
+    pub fn adopt(&mut self, flow: Flow<W>, proven: bool, world: &W, now: Tick) -> Option<Key> {
+        if self.len() >= self.flows_max || self.table.find(&flow.ends).is_some() {
+            return None;
+        }
+        let idle_at = flow.idle_at(world.patience(&flow.service).idle);
+        let key = self.table.insert(flow, now);
+        if proven {
+            self.table.prove(key, now);
+        }
+        self.table.arm(key, idle_at.min(now + REPORT_INTERVAL));
+        Some(key)
+    }
+
+    /// The routes that flows are found by now.
+    pub(super) fn routes(&self) -> u32 {
+        self.routes
+    }
+
     /// What must hold after each call; O(n), for tests.
     #[cfg(any(test, fuzzing))]
     pub fn check_invariants(&mut self) {

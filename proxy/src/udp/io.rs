@@ -37,8 +37,12 @@ use super::{
     world::{Ground, Home, Service},
 };
 
+mod passing;
+
 #[cfg(test)]
 mod tests;
+
+pub(crate) use passing::Frozen;
 
 /// Tells the poller to watch a socket.
 pub(crate) trait Watch {
@@ -89,6 +93,8 @@ struct Listener {
     addr: SocketAddr,
     /// The address is a wildcard, so each datagram tells where it came to.
     any: bool,
+    /// Not received from: another process still does.
+    held: bool,
     /// How many messages the last call brought, and some more.
     batch: usize,
 }
@@ -156,25 +162,29 @@ impl Datagrams {
         }
     }
 
-    /// Receives from a socket that is bound to `addr`.
+    /// Receives from a socket that is bound to `addr`; a held one from [`Self::release`] on.
     pub(crate) fn listen(
         &mut self,
         watch: &impl Watch,
         id: u32,
         socket: Arc<OwnedFd>,
         addr: SocketAddr,
+        held: bool,
     ) -> io::Result<()> {
         let any = addr.ip().is_unspecified();
         let tell = if any { Tell::LocalIp } else { Tell::Nothing };
         datagram::prepare(socket.as_fd(), addr.is_ipv6(), tell)?;
         let free = self.listeners.iter().position(Option::is_none);
         let slot = free.unwrap_or(self.listeners.len());
-        watch.listener(socket.as_fd(), slot as u32)?;
+        if !held {
+            watch.listener(socket.as_fd(), slot as u32)?;
+        }
         let listener = Listener {
             id,
             socket,
             addr,
             any,
+            held,
             batch: BATCH_MIN,
         };
         if slot == self.listeners.len() {

@@ -21,6 +21,7 @@ use crate::{
 use super::{
     flow::{Ends, Standing},
     flows::{Patience, World},
+    passing::FlowRow,
 };
 
 /// What a data thread's flows are surrounded by.
@@ -66,6 +67,24 @@ impl Ground {
             self.routes = Arc::clone(routes);
         }
         differ
+    }
+
+    /// The endpoint that a flow had elsewhere, if the service still has it.
+    pub(super) fn home_at(&self, service: &Service, row: &FlowRow, now: Tick) -> Option<Home> {
+        let route = service.0.load();
+        let view = route.state.view();
+        let mut endpoints = view.as_deref()?.endpoints();
+        let (member, entry) = endpoints.find(|(member, entry)| {
+            entry.state.addr == row.endpoint && member.state.name.as_str() == row.member
+        })?;
+        let live = entry.state.begin();
+        Some(Home {
+            tier: member.tier,
+            pardoned: live.flags(),
+            picked: now,
+            member: route.member(member.state.identity).cloned(),
+            live,
+        })
     }
 
     /// Tells an endpoint's state what became of a datagram.

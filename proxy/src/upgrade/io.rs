@@ -14,7 +14,7 @@ use super::{
     Inheritance, Offer,
     wire::{MESSAGE_BYTES_MAX, Message, WireError, agree},
 };
-use crate::sys::fdpass;
+use crate::{sys::fdpass, udp::passing::FlowRow};
 
 /// Why a hand-over did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -178,18 +178,29 @@ impl Channel {
             let fds: Vec<BorrowedFd<'_>> = group.iter().map(|(_, fd)| fd.as_fd()).collect();
             self.send(&Message::Sockets { batch, sockets }, &fds)
                 .await?;
-            self.expect_taken(batch).await?;
+            self.expect_taken(batch, STEP).await?;
             batch += 1;
         }
         for parcel in offer.parcels.iter().cloned() {
             self.send(&Message::Learned { batch, parcel }, &[]).await?;
-            self.expect_taken(batch).await?;
+            self.expect_taken(batch, STEP).await?;
             batch += 1;
         }
         match self.receive(START, "started to accept").await?.0 {
             Message::Ready => Ok(()),
             other => Err(other.instead_of("ready").into()),
         }
+    }
+
+    /// Passes flows on; until this succeeds they are the giver's, who still has every socket.
+    pub async fn pass(&self, flows: &[(FlowRow, OwnedFd)]) -> Result<(), HandOverError> {
+        for (batch, group) in (0..).zip(flows.chunks(fdpass::FDS_MAX)) {
+            let fds: Vec<BorrowedFd<'_>> = group.iter().map(|(_, fd)| fd.as_fd()).collect();
+            let flows = group.iter().map(|(row, _)| row.clone()).collect();
+            self.send(&Message::Flows { batch, flows }, &fds).await?;
+            self.expect_taken(batch, FLOWS).await?;
+        }
+        Ok(())
     }
 
     /// The giver's last word.
@@ -205,12 +216,18 @@ impl Channel {
             Message::Refuse { reason } => return Err(HandOverError::Refused(reason)),
             other => return Err(other.instead_of("begin").into()),
         };
-        let mut inheritance = Inheritance::default();
+        let mut inheritance = Inheritance {
+            flows_follow: true,
+            ..Inheritance::default()
+        };
         for batch in 0..batches {
             let (message, fds) = self.receive(STEP, "sent everything").await?;
             match message {
                 Message::Sockets { batch: at, sockets } if at == batch => {
-                    inheritance.sockets.extend(sockets.into_iter().zip(fds));
+                    let first = u32::try_from(inheritance.sockets.len()).unwrap_or(u32::MAX);
+                    let rows = (first..).zip(sockets).zip(fds);
+                    let rows = rows.map(|((place, row), fd)| (place, row, fd));
+                    inheritance.sockets.extend(rows);
                 }
                 Message::Learned { batch: at, parcel } if at == batch => {
                     inheritance.parcels.push(parcel);
@@ -222,8 +239,8 @@ impl Channel {
         Ok((inheritance, Taking(self)))
     }
 
-    async fn expect_taken(&self, batch: u32) -> Result<(), HandOverError> {
-        match self.receive(STEP, "taken everything").await?.0 {
+    async fn expect_taken(&self, batch: u32, patience: Duration) -> Result<(), HandOverError> {
+        match self.receive(patience, "taken everything").await?.0 {
             Message::Taken { batch: taken } if taken == batch => Ok(()),
             other => Err(other.instead_of("taken").into()),
         }
@@ -233,13 +250,23 @@ impl Channel {
 // === impl Taking ===
 
 impl Taking {
-    /// Tells the giver that this process accepts connections, and waits until the giver doesn't
-    /// any more. From here on this process serves, whatever the answer.
-    pub async fn ready(self) -> Result<(), HandOverError> {
+    /// Tells the giver that this process accepts connections, takes the giver's flows and waits
+    /// until the giver accepts no more. From here on this process serves, whatever the answer.
+    pub async fn ready(
+        self,
+        mut adopt: impl FnMut(Vec<(FlowRow, OwnedFd)>),
+    ) -> Result<(), HandOverError> {
         self.0.send(&Message::Ready, &[]).await?;
-        match self.0.receive(STEP, "released").await?.0 {
-            Message::Released => Ok(()),
-            other => Err(other.instead_of("released").into()),
+        loop {
+            let (message, fds) = self.0.receive(STEP, "released").await?;
+            match message {
+                Message::Flows { batch, flows } => {
+                    adopt(flows.into_iter().zip(fds).collect());
+                    self.0.send(&Message::Taken { batch }, &[]).await?;
+                }
+                Message::Released => return Ok(()),
+                other => return Err(other.instead_of("released").into()),
+            }
         }
     }
 }
@@ -315,5 +342,7 @@ async fn within<T>(patience: Duration, work: impl Future<Output = T>) -> Result<
 const STEP: Duration = Duration::from_secs(10);
 /// The new process reads its file, binds and starts its threads; 10,000 services take seconds.
 const START: Duration = Duration::from_secs(60);
+/// Datagrams wait meanwhile.
+const FLOWS: Duration = Duration::from_secs(2);
 /// Set for a child that is to take over from its parent.
 const PARENT_VARIABLE: &str = "FAIRLEAD_HAND_OVER";

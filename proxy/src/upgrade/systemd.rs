@@ -80,10 +80,12 @@ impl Notifier {
 /// The sockets that the manager kept, or was told to open: `LISTEN_FDS`, for this process.
 pub fn inheritance() -> Inheritance {
     let fds = fdpass::from_manager();
-    let sockets = fds.into_iter().filter_map(|fd| Some((describe(&fd)?, fd)));
+    let sockets = (0..)
+        .zip(fds)
+        .filter_map(|(place, fd)| Some((place, describe(&fd)?, fd)));
     Inheritance {
         sockets: sockets.collect(),
-        parcels: Vec::new(),
+        ..Inheritance::default()
     }
 }
 

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Parcel, SocketRow};
+use crate::udp::passing::FlowRow;
 
 /// A message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +51,13 @@ pub enum Message {
     },
     /// The taker accepts connections.
     Ready,
+    /// Flows, after [`Self::Ready`], in the order of the sockets with this message.
+    Flows {
+        /// From 0.
+        batch: u32,
+        /// What they are.
+        flows: Vec<FlowRow>,
+    },
     /// The giver accepts no more.
     Released,
 }
@@ -105,6 +113,7 @@ impl Message {
         let message: Self = serde_json::from_slice(bytes).map_err(WireError::Unknown)?;
         let said = match &message {
             Self::Sockets { sockets, .. } => sockets.len(),
+            Self::Flows { flows, .. } => flows.len(),
             _ => 0,
         };
         match said == fds {
@@ -123,6 +132,7 @@ impl Message {
             Self::Learned { .. } => "learned",
             Self::Taken { .. } => "taken",
             Self::Ready => "ready",
+            Self::Flows { .. } => "flows",
             Self::Released => "released",
         }
     }

@@ -422,7 +422,7 @@ impl Rig {
         let mut datagrams = Datagrams::new(settings, Arc::new(routes));
         let poller = Poller::new(64).unwrap();
         datagrams
-            .listen(&Polled(&poller), 1, Arc::new(socket.into()), addr)
+            .listen(&Polled(&poller), 1, Arc::new(socket.into()), addr, false)
             .unwrap();
         Self {
             datagrams,
