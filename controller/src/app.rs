@@ -47,7 +47,7 @@ pub async fn run_hub(flags: &HubFlags, admin: SocketAddr, clock: Clock) -> anyho
         clock,
     })
     .await?;
-    let admin = admin::Server::bind(admin, false).await?;
+    let admin = admin::Server::bind(admin, false)?;
     tracing::info!(addr = %hub.addr, admin = %admin.addr(), tls = !flags.plain, "the hub listens");
     let pages = admin.serve(hub.view().pages());
     let mut pages = std::pin::pin!(pages);

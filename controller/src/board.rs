@@ -182,6 +182,11 @@ impl Board {
         self.watched.values().flatten().cloned().collect()
     }
 
+    /// The services of [`Self::watched`].
+    pub fn watched_services(&self) -> BTreeSet<ServiceKey> {
+        self.watched.keys().cloned().collect()
+    }
+
     /// The content of a group as one hash: equal on every replica that decided the same.
     pub fn hash(&self, group: &str) -> Option<String> {
         self.groups.get(group).map(|group| group.table.hash())

@@ -45,6 +45,9 @@ pub struct Fleet {
     proxies: BTreeMap<ProxyId, Proxy>,
     dirty_groups: BTreeSet<String>,
     dirty_services: BTreeSet<ServiceKey>,
+    /// Services of which only the number of sessions changed: that can wait.
+    dirty_loads: BTreeSet<ServiceKey>,
+    loads_taken: Tick,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -162,8 +165,11 @@ impl Fleet {
                 };
                 let active = locality.total_requests_in_progress;
                 let at = (service.clone(), member);
-                if proxy.sessions.insert(at, active) != Some(active) {
-                    self.dirty_services.insert(key_of(&service));
+                match proxy.sessions.insert(at, active) {
+                    Some(old) if old == active => {}
+                    // The first report and the end of the last session are news.
+                    Some(_) if active > 0 => drop(self.dirty_loads.insert(key_of(&service))),
+                    _ => drop(self.dirty_services.insert(key_of(&service))),
                 }
             }
         }
@@ -195,12 +201,22 @@ impl Fleet {
         }
     }
 
-    /// Groups and services whose status has to be looked at.
-    pub fn take_dirty(&mut self) -> (BTreeSet<String>, BTreeSet<ServiceKey>) {
-        (
-            std::mem::take(&mut self.dirty_groups),
-            std::mem::take(&mut self.dirty_services),
-        )
+    /// Groups and services whose status has to be looked at. A mere number of sessions is looked at
+    /// every 10 s, but at once for services that are `watched`.
+    pub fn take_dirty(
+        &mut self,
+        watched: &BTreeSet<ServiceKey>,
+        now: Tick,
+    ) -> (BTreeSet<String>, BTreeSet<ServiceKey>) {
+        let mut services = std::mem::take(&mut self.dirty_services);
+        if now.since(self.loads_taken) >= LOADS_EVERY {
+            self.loads_taken = now;
+            services.append(&mut self.dirty_loads);
+        } else {
+            let urgent = self.dirty_loads.extract_if(.., |key| watched.contains(key));
+            services.extend(urgent);
+        }
+        (std::mem::take(&mut self.dirty_groups), services)
     }
 
     /// What all proxies say of a service, by member.
@@ -400,6 +416,8 @@ fn services_in(text: &str) -> BTreeSet<ServiceKey> {
     names.map(|name| key_of(&name)).collect()
 }
 
+/// How often the number of sessions alone changes a status.
+const LOADS_EVERY: Duration = Duration::from_secs(10);
 /// Three reports of 10 s.
 const STALE_AFTER: Duration = Duration::from_secs(30);
 /// How long a proxy that went stays in status.

@@ -168,14 +168,6 @@ fn start(
         events: &announcer,
     };
     let (shared, commands) = engine.start(&mut tasks);
-    let gatherer = gather(
-        fleet.clone(),
-        shared.clone(),
-        commands,
-        config.clock.clone(),
-    );
-    tasks.spawn("reports", endless(gatherer));
-
     let streams = Streams {
         access: access::Access::new(config.client.clone(), config.clock.clone(), !config.tls),
         shared: shared.clone(),
@@ -184,7 +176,15 @@ fn start(
         events: announcer.clone(),
         clock: config.clock.clone(),
         tasks: connections.clone(),
+        engine: commands.clone(),
     };
+    let gatherer = gather(
+        fleet.clone(),
+        shared.clone(),
+        commands,
+        config.clock.clone(),
+    );
+    tasks.spawn("reports", endless(gatherer));
     let registrar = identity.as_ref().map(|identity| {
         Arc::new(Registrar::new(
             config.client.clone(),
@@ -405,7 +405,10 @@ async fn gather(
         ticks.tick().await;
         let now = clock.now();
         let commands = {
-            let hashes = shared.board.read().hashes();
+            let (hashes, watched) = {
+                let board = shared.board.read();
+                (board.hashes(), board.watched_services())
+            };
             let mut fleet = fleet.lock();
             fleet.sweep(now);
             for (group, hash) in &hashes {
@@ -413,7 +416,7 @@ async fn gather(
                     fleet.touch(group);
                 }
             }
-            let (groups, services) = fleet.take_dirty();
+            let (groups, services) = fleet.take_dirty(&watched, now);
             published = hashes;
             let loads = services
                 .iter()

@@ -14,7 +14,8 @@ use crate::{
     world::{ServiceKey, World},
 };
 
-/// The message for every member, endpoints included. Costs O(endpoints).
+/// The message for every member; with endpoints where it is headless or some agent wants them. Costs
+/// O(endpoints) then.
 pub fn message(world: &World, key: &ServiceKey, import: &Import) -> Message {
     let fields = &import.fields;
     let config = fields.session_affinity_config.as_ref();
@@ -48,7 +49,10 @@ pub fn message(world: &World, key: &ServiceKey, import: &Import) -> Message {
         annotations: import.annotations.clone(),
         internal_traffic_policy: fields.internal_traffic_policy.clone().unwrap_or_default(),
         traffic_distribution: fields.traffic_distribution.clone().unwrap_or_default(),
-        endpoints: endpoints(world, key, import),
+        endpoints: match world.full_imports || import.kind == ServiceImportType::Headless {
+            true => endpoints(world, key, import),
+            false => Vec::new(),
+        },
     }
 }
 

@@ -70,6 +70,7 @@ pub struct World {
     pub(crate) views: BTreeMap<GroupName, Arc<View>>,
     pub(crate) loads: BTreeMap<ServiceKey, BTreeMap<MemberName, Load>>,
     pub(crate) refusals: BTreeMap<ServiceKey, Vec<String>>,
+    pub(crate) full_imports: bool,
     export_at: BTreeMap<ObjectKey, ServiceKey>,
     slice_at: BTreeMap<ObjectKey, ServiceKey>,
     service_at: BTreeMap<ObjectKey, ServiceKey>,
@@ -357,6 +358,15 @@ impl World {
             (created.map(|time| time.0), service.metadata.name.clone())
         });
         all
+    }
+
+    /// Whether some agent wants imports with endpoints: members that no proxy serves. Others pay
+    /// nothing for them.
+    pub fn want_full_imports(&mut self, wanted: bool) {
+        if self.full_imports != wanted {
+            self.full_imports = wanted;
+            self.dirty.everything = true;
+        }
     }
 
     /// Marks a group whose proxies or agent came or went.

@@ -59,6 +59,7 @@ fn a_plan_that_changes_nothing_moves_no_revision_and_touches_no_row() {
 #[test]
 fn one_endpoint_more_touches_one_assignment_and_the_import_with_endpoints() {
     let mut world = world(&["a", "b"]);
+    world.want_full_imports(true);
     let mut board = board(&world, 7);
     let before = board.revision();
     world.take_dirty();

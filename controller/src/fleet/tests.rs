@@ -74,14 +74,39 @@ fn verdicts_are_counted_and_the_first_report_of_a_stream_replaces_them() {
     fleet.reported(&id("p1"), &report(0, &both), true, at(0), &time(0));
     let found = load(&fleet, 0);
     assert_eq!((found.healthy, found.unhealthy), (1, 1));
-    fleet.take_dirty();
+    fleet.take_dirty(&BTreeSet::new(), at(0));
     fleet.reported(&id("p1"), &report(0, &both[1..]), true, at(1), &time(1));
     let found = load(&fleet, 1);
     assert_eq!((found.healthy, found.unhealthy), (1, 0));
-    let (_, services) = fleet.take_dirty();
+    let (_, services) = fleet.take_dirty(&BTreeSet::new(), at(1));
     assert!(services.contains(&ServiceKey::new("shop", "web")));
     let verdicts = fleet.verdicts(&ServiceKey::new("shop", "web"));
     assert_eq!(verdicts[0].address, "10.0.0.2:80");
+}
+
+#[test]
+fn a_number_of_sessions_waits_unless_its_service_is_watched_or_the_last_one_ended() {
+    let mut fleet = Fleet::default();
+    let key = ServiceKey::new("shop", "web");
+    let (nobody, watched) = (BTreeSet::new(), BTreeSet::from([key.clone()]));
+    fleet.reported(&id("p1"), &report(3, &[]), true, at(0), &time(0));
+    assert!(
+        fleet.take_dirty(&nobody, at(10)).1.contains(&key),
+        "the first report"
+    );
+    fleet.reported(&id("p1"), &report(4, &[]), false, at(11), &time(11));
+    assert!(fleet.take_dirty(&nobody, at(11)).1.is_empty());
+    assert!(fleet.take_dirty(&watched, at(11)).1.contains(&key));
+    fleet.reported(&id("p1"), &report(5, &[]), false, at(12), &time(12));
+    assert!(
+        fleet.take_dirty(&nobody, at(20)).1.contains(&key),
+        "ten seconds later"
+    );
+    fleet.reported(&id("p1"), &report(0, &[]), false, at(21), &time(21));
+    assert!(
+        fleet.take_dirty(&nobody, at(21)).1.contains(&key),
+        "the last one ended"
+    );
 }
 
 #[test]
@@ -99,7 +124,7 @@ fn a_refusal_shows_at_its_service_and_its_group_until_it_is_taken_back() {
     let programmed = conditions::find(&status.conditions, "Programmed").unwrap();
     assert!(programmed.status == "False" && programmed.message.contains("shop/web:http"));
     assert_eq!((status.connected, status.in_sync), (1, 0));
-    let (_, services) = fleet.take_dirty();
+    let (_, services) = fleet.take_dirty(&BTreeSet::new(), at(0));
     assert!(services.contains(&key));
     fleet.answered(&id("p1"), Some("h"), true, Vec::new());
     assert!(fleet.refusals(&key).is_empty());

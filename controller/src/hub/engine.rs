@@ -51,6 +51,8 @@ pub(super) enum Command {
     Refusals(Vec<(ServiceKey, Vec<String>)>),
     /// The status of these groups has to be looked at.
     Groups(BTreeSet<String>),
+    /// Some agent wants imports with endpoints.
+    FullImports,
 }
 
 /// What everybody reads of the engine.
@@ -283,6 +285,7 @@ impl Engine {
                     self.world.apply_refusals(&key, refusals);
                 }
             }
+            Command::FullImports => self.world.want_full_imports(true),
             Command::Groups(all) => {
                 let writes = self.group_statuses(all);
                 self.write(writes).await;

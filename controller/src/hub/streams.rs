@@ -28,7 +28,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     access::Access,
-    engine::Shared,
+    engine::{Command, Shared},
     events::{About, Announcer},
     metrics::Metrics,
 };
@@ -51,6 +51,7 @@ pub(super) struct Streams {
     pub(super) events: Announcer,
     pub(super) clock: Clock,
     pub(super) tasks: TaskTracker,
+    pub(super) engine: mpsc::Sender<Command>,
 }
 
 /// What one client gets.
@@ -227,6 +228,12 @@ impl Connection {
         };
         self.streams.metrics.stream_opened(peer);
         self.enroll(first.node.as_ref());
+        if let Audience::Member(member) = &self.audience
+            && !self.streams.shared.groups.borrow().contains_key(member)
+        {
+            // Before the first answer, so that imports come with endpoints at once.
+            drop(self.streams.engine.send(Command::FullImports).await);
+        }
         let reason = self.serve(first, requests, life).await;
         if let Some(status) = reason {
             drop(self.to.send(Err(status)).await);
