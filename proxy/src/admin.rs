@@ -214,6 +214,16 @@ impl fmt::Debug for Question {
 // === impl Status ===
 
 impl Status {
+    /// The first configuration is in effect, but for these problems.
+    pub fn first(origin: String, problems: &[Problem], now: Tick) -> Self {
+        let mut status = Self {
+            origin,
+            ..Self::default()
+        };
+        status.applied(problems, now);
+        status
+    }
+
     /// A configuration is in effect, but for these problems.
     pub fn applied(&mut self, problems: &[Problem], now: Tick) {
         self.version += 1;

@@ -10,7 +10,7 @@ use fairlead_config::{problem::Problem, snapshot, yaml};
 use fairlead_runtime::{
     clock::{Clock, Tick},
     drain::{Departure, Phase},
-    ready::{Readiness, Token},
+    ready::Readiness,
     signals::{Request, Signals},
     tasks::Tasks,
 };
@@ -41,10 +41,12 @@ use crate::{
 mod pages;
 mod successor;
 mod threads;
+mod waits;
 
 use pages::AdminServer;
 use successor::{Step, Takers};
 use threads::Threads;
+use waits::Waits;
 
 /// A running proxy.
 pub struct App {
@@ -63,7 +65,7 @@ pub struct App {
     departure: Departure,
     readiness: Readiness,
     /// Held until one round of probes is over, or its time is.
-    first_round: Option<(Token, Tick)>,
+    waits: Waits,
     status: Status,
     questions: mpsc::Receiver<Question>,
     /// Held also where no page is served, so that its end means nothing.
@@ -109,11 +111,7 @@ impl App {
         let fleet = Fleet::new(settings.workers, metrics.clone(), clock.clone())
             .context("creating the data threads' mailboxes")?;
         let sinks = Sinks::new(settings.workers, metrics.clone());
-        let admin = settings.admin.map(|addr| {
-            let socket = inherited.take_admin(addr);
-            AdminServer::open(addr, settings.admin_allow_remote, socket)
-        });
-        let admin = admin.transpose()?;
+        let admin = open_admin(&settings, &mut inherited)?;
         let seed = threads::seed();
         let options = Options {
             seed,
@@ -125,15 +123,11 @@ impl App {
         let threads = Threads::start(&fleet, seed).context("starting the data threads")?;
         let mut tasks = Tasks::new(clock.clone());
         let origin = source.origin();
-        for refusal in source.refusals() {
-            tracing::error!(%refusal, "a part of the first configuration was refused");
-        }
+        let with_file = source.is_strict();
         let feed = source.start(&mut tasks, &clock);
         let readiness = Readiness::new();
-        let first_round = (
-            readiness.wait_for("the first round of probes"),
-            clock.now() + FIRST_ROUND_MAX,
-        );
+        let now = clock.now();
+        let waits = Waits::new(&readiness, with_file, now);
         let context = AdminContext {
             metrics: metrics.clone(),
             readiness: readiness.clone(),
@@ -148,11 +142,6 @@ impl App {
         process.fds_max.set(threads::files_max());
         process.start_seconds.set(unix_seconds(&clock, Tick::ZERO));
         tracing::info!(workers = settings.workers, "serving");
-        let mut status = Status {
-            origin,
-            ..Status::default()
-        };
-        status.applied(&problems, clock.now());
         Ok(Self {
             takers: Takers::new(),
             notifier: Notifier::from_env(),
@@ -170,8 +159,8 @@ impl App {
             signals,
             feed,
             readiness,
-            first_round: Some(first_round),
-            status,
+            waits,
+            status: Status::first(origin, &problems, now),
             questions,
             _desk: desk,
             admin,
@@ -230,7 +219,8 @@ impl App {
             for host in self.control.take_lookups() {
                 self.resolver.start(host);
             }
-            self.end_first_round();
+            let now = self.clock.now();
+            self.waits.step(&mut self.control, &self.feed, now);
             if self.advance_departure() == Phase::Over {
                 break None;
             }
@@ -259,7 +249,7 @@ impl App {
             self.control.next_deadline(),
             self.departure.next_deadline(),
             Some(self.clock.now() + ROUND),
-            self.first_round.as_ref().map(|(_, until)| *until),
+            self.waits.next_deadline(),
         ];
         let deadline = deadlines.into_iter().flatten().min().unwrap_or(Tick::MAX);
         let wait = deadline - self.clock.now();
@@ -353,16 +343,6 @@ impl App {
 
     /// Ready once every endpoint with a health check has been probed and every DNS name was asked
     /// for, or there was time enough.
-    fn end_first_round(&mut self) {
-        if let Some((_, until)) = &self.first_round
-            && (self.clock.now() >= *until
-                || self.control.directory().unverified() == 0
-                    && self.control.unanswered_names() == 0)
-        {
-            self.first_round = None;
-        }
-    }
-
     async fn hand_over(&mut self, step: Step) {
         match step {
             Step::Knocked(channel) => self.takers.give(channel, None, self.offer()),
@@ -429,6 +409,22 @@ impl App {
 }
 
 /// Binds the admin address, if there is one, and serves its pages.
+/// Binds the admin address, if there is one, or takes it over.
+fn open_admin(
+    settings: &Settings,
+    inherited: &mut Inheritance,
+) -> anyhow::Result<Option<AdminServer>> {
+    let Some(addr) = settings.admin else {
+        return Ok(None);
+    };
+    let socket = inherited.take_admin(addr);
+    Ok(Some(AdminServer::open(
+        addr,
+        settings.admin_allow_remote,
+        socket,
+    )?))
+}
+
 /// With a file all or nothing: what can't be had ends the start. What a control plane asks for and
 /// can't be had comes back as problems, and the rest serves.
 fn apply_first(control: &mut Control, source: &Source) -> anyhow::Result<Vec<Problem>> {
@@ -438,10 +434,15 @@ fn apply_first(control: &mut Control, source: &Source) -> anyhow::Result<Vec<Pro
         let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         bail!("{}", problems.join("\n"));
     }
+    for refusal in source.refusals() {
+        tracing::error!(%refusal, "a part of the first configuration was refused");
+    }
     for problem in &problems {
         tracing::error!(%problem, "part of the configuration is not in effect");
     }
-    control.drop_inherited();
+    if source.is_strict() {
+        control.drop_inherited();
+    }
     Ok(problems)
 }
 
@@ -450,7 +451,5 @@ fn unix_seconds(clock: &Clock, at: Tick) -> i64 {
     since.map_or(0, |since| since.as_secs() as i64)
 }
 
-/// How long readiness waits for probes.
-const FIRST_ROUND_MAX: Duration = Duration::from_secs(5);
 /// How often to look at things that nobody tells of.
 const ROUND: Duration = Duration::from_secs(1);

@@ -115,8 +115,20 @@ impl Control {
 
     /// The totals of all services, for a load report.
     pub fn sample(&mut self, proxy: ProxyState, now: SystemTime) -> Sample {
+        let threads = self.fleet.metrics.threads().iter();
+        let flows: i64 = threads.map(|thread| thread.flows_active.value()).sum();
+        let proxy = ProxyState {
+            sessions: self.fleet.sessions(),
+            flows: u64::try_from(flows).unwrap_or(0),
+            ..proxy
+        };
         let registry = self.directory.registry();
-        load::sample(registry, &self.snapshot, proxy, now)
+        let mut sample = load::sample(registry, &self.snapshot, proxy, now);
+        for load in &mut sample.services {
+            let cells = self.fleet.metrics.service(&load.service);
+            load.dropped = cells.sessions_unserved.sum();
+        }
+        sample
     }
 
     /// The services, with their views and endpoints.

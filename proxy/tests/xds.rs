@@ -27,6 +27,10 @@ struct Proxy {
 
 impl Proxy {
     fn start(plane: SocketAddr, state: &Path) -> Self {
+        Self::start_with(plane, state, &[])
+    }
+
+    fn start_with(plane: SocketAddr, state: &Path, arguments: &[&str]) -> Self {
         let server = format!("http://{plane}");
         let admin = free_addr();
         let child = Command::new(env!("CARGO_BIN_EXE_fairlead-proxy"))
@@ -34,6 +38,7 @@ impl Proxy {
             .arg("--xds-state")
             .arg(state)
             .args(["--admin", &admin.to_string()])
+            .args(arguments)
             .stderr(Stdio::null())
             .spawn();
         Self {
@@ -168,6 +173,49 @@ fn a_refused_resource_is_named_to_the_control_plane_and_the_rest_serves() {
             .iter()
             .any(|text| text.contains("cluster t/broken:p"))
     });
+}
+
+#[test]
+fn it_is_not_ready_before_it_knows_what_to_serve() {
+    let server = Server::echo();
+    let (front, addr) = (free_addr(), free_addr());
+    let folder = tempfile::tempdir().unwrap();
+    let proxy = Proxy::start(addr, &folder.path().join("state"));
+    wait("the reason", || {
+        proxy
+            .page("/readyz")
+            .contains("the control plane's first answer")
+    });
+    let plane = Plane::start(addr);
+    plane.set(&snapshot(front, "", &[server.addr]));
+    wait("readiness", || {
+        proxy.page("/readyz").starts_with("HTTP/1.0 200")
+    });
+    assert!(serves(front));
+}
+
+#[test]
+fn an_upgrade_under_a_control_plane_refuses_no_connection() {
+    let server = Server::echo();
+    let front = free_addr();
+    let plane = Plane::start(free_addr());
+    plane.set(&snapshot(front, "", &[server.addr]));
+    let folder = tempfile::tempdir().unwrap();
+    let (state, door) = (folder.path().join("state"), folder.path().join("door"));
+    let takeover = ["--takeover", door.to_str().unwrap()];
+    let old = Proxy::start_with(plane.addr, &state, &takeover);
+    wait("the first session", || serves(front));
+    wait("the door", || door.exists());
+    // Without its state, the successor learns all of it from the control plane.
+    let none = folder.path().join("none");
+    let new = Proxy::start_with(plane.addr, &none, &takeover);
+    let mut old = old;
+    wait("the old process to leave", || {
+        assert!(serves(front));
+        old.child.try_wait().unwrap().is_some()
+    });
+    assert!(serves(front));
+    drop(new);
 }
 
 #[test]

@@ -21,7 +21,6 @@ pub fn sample(
     let millis = since.map_or(0, |since| since.as_millis());
     let mut services = Vec::new();
     let mut endpoints = 0;
-    let mut sessions = 0;
     for row in registry.services() {
         let service = snapshot.services.get(&row.state.name);
         let tier_of = |name| {
@@ -40,11 +39,8 @@ pub fn sample(
             }
         });
         let members: Vec<_> = members.collect();
-        let rows = members.iter().flat_map(|member| &member.endpoints);
-        for row in rows {
-            endpoints += 1;
-            sessions += u64::from(row.active);
-        }
+        let counts = members.iter().map(|member| member.endpoints.len() as u64);
+        endpoints += counts.sum::<u64>();
         services.push(ServiceLoad {
             service: row.state.name.clone(),
             dropped: 0,
@@ -56,7 +52,6 @@ pub fn sample(
             frontends: snapshot.frontends.len() as u64,
             services: services.len() as u64,
             endpoints,
-            sessions,
             ..proxy
         },
         services,

@@ -124,6 +124,14 @@ impl XdsSource {
         }
     }
 
+    /// Whether the control plane has answered this process, or had a second to do so and has
+    /// nothing to say.
+    pub fn has_been_told(&self, now: Tick) -> bool {
+        let link = &self.shared.lock().link;
+        let silent = link.connected && now - link.since >= Duration::from_secs(1);
+        link.heard.is_some() || silent
+    }
+
     /// The highest `asOf` in force, with its epoch.
     pub fn stamp(&self) -> Stamp {
         self.shared.lock().ads.stamp()
