@@ -226,8 +226,9 @@ pub fn strategy(group: &str, kind: &str) -> &'static dyn Strategy {
         | ("flowcontrol.apiserver.k8s.io", "FlowSchema" | "PriorityLevelConfiguration")
         | ("networking.k8s.io", "ServiceCIDR")
         | ("apiregistration.k8s.io", "APIService") => &WithStatus,
+        ("certificates.k8s.io", "ClusterTrustBundle") => &Signed { status: false },
+        ("certificates.k8s.io", _) => &Signed { status: true },
         ("", "PersistentVolumeClaim" | "PersistentVolume" | "ResourceQuota")
-        | ("certificates.k8s.io", "CertificateSigningRequest" | "PodCertificateRequest")
         | ("resource.k8s.io", "DeviceTaintRule" | "ResourceClaim")
         | ("storage.k8s.io", "CSINode" | "VolumeAttachment")
         | ("storagemigration.k8s.io", "StorageVersionMigration") => &StatusOnly,
@@ -246,6 +247,22 @@ pub struct WithStatus;
 /// A status subresource, and nothing else of its own.
 #[derive(Debug, Clone, Copy)]
 pub struct StatusOnly;
+
+/// What a signer is to look for: found by its name.
+#[derive(Debug, Clone, Copy)]
+struct Signed {
+    status: bool,
+}
+
+impl Strategy for Signed {
+    fn has_status(&self) -> bool {
+        self.status
+    }
+
+    fn selectable_fields(&self) -> &'static [&'static str] {
+        &["spec.signerName"]
+    }
+}
 
 impl Strategy for Plain {}
 
