@@ -228,7 +228,7 @@ fn groups(core: &Core) -> Vec<Group> {
     for group in &mut groups {
         group
             .versions
-            .sort_by(|a, b| version_rank(&b.0).cmp(&version_rank(&a.0)));
+            .sort_by_key(|(name, _)| std::cmp::Reverse(version_rank(name)));
     }
     let rank = |group: &Group| GROUP_ORDER.iter().position(|name| *name == group.name);
     groups.sort_by_key(|group| (rank(group).unwrap_or(usize::MAX), group.name.clone()));
@@ -425,7 +425,7 @@ mod tests {
             "v12alpha1",
             "v1",
         ];
-        versions.sort_by(|a, b| version_rank(b).cmp(&version_rank(a)));
+        versions.sort_by_key(|name| std::cmp::Reverse(version_rank(name)));
         assert_eq!(
             versions,
             [

@@ -147,7 +147,7 @@ fn read(message: &'static str, bytes: &[u8], depth: usize) -> Result<Value, Malf
                     if let Value::Object(inner) = value {
                         object.extend(inner);
                     }
-                } else if !(field.omitted_when_zero && is_zero(&value)) && !value.is_null() {
+                } else if !(value.is_null() || field.omitted_when_zero && is_zero(&value)) {
                     object.insert(field.name.to_owned(), value);
                 }
             }

@@ -1,5 +1,7 @@
 //! What a controller does with a server in its own process, through `kube`.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at its first surprise")]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

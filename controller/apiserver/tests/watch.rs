@@ -1,5 +1,7 @@
 //! Watches end to end: whatever happens, clients come to hold what the server holds.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at its first surprise")]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -68,7 +68,7 @@ impl Request<'_> {
         }
         if dry_run {
             strategy.abandoned(&object, None, &ctx);
-            return Ok(self.dry_create(object)?);
+            return self.dry_create(object);
         }
         for _ in 0..NAME_ATTEMPTS_MAX {
             let key = Key::new(&self.place.namespace, text(&object, "name"));

@@ -130,8 +130,7 @@ impl Table {
             .objects
             .range::<str, _>(bounds)
             .take_while(|(key, _)| within(key))
-            .filter(|(key, _)| !past.contains_key(*key))
-            .map(|(key, object)| (key, object));
+            .filter(|(key, _)| !past.contains_key(*key));
         let then = past
             .range::<str, _>(bounds)
             .take_while(|(key, _)| within(key))
