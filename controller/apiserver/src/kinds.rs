@@ -90,7 +90,7 @@ pub struct Ctx<'a> {
 #[derive(Debug, Default)]
 pub struct State {
     pub rbac: Arc<Rbac>,
-    services: Mutex<service::allocate::Pool>,
+    services: Mutex<service::pool::Pool>,
 }
 
 /// When `metadata.generation` moves.

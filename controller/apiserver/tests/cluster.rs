@@ -1,5 +1,10 @@
 //! What every cluster does by itself: namespaces, accounts, garbage collection, aggregation, RBAC.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "in a test, what fails to unwrap is the finding"
+)]
+
 use std::time::Duration;
 
 use fairlead_apiserver::{ApiServer, Controllers};

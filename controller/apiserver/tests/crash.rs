@@ -1,5 +1,10 @@
 //! `kill -9` at any moment: what the server acknowledged is there after a restart.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "in a test, what fails to unwrap is the finding"
+)]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Stdio;

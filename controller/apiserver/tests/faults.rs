@@ -1,5 +1,10 @@
 //! Faults on purpose, under paused time: what clients see, and that it is the same each time.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "in a test, what fails to unwrap is the finding"
+)]
+
 use std::time::Duration;
 
 use fairlead_apiserver::audit::Audit;

@@ -4,6 +4,11 @@
 //! Compared are the code; for a refusal the reason and each cause's type and field; for success the
 //! object without what differs from run to run.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "in a test, what fails to unwrap is the finding"
+)]
+
 use fairlead_apiserver::{ApiServer, Controllers};
 use http::Request;
 use http_body_util::BodyExt as _;

@@ -1,6 +1,11 @@
 //! kube-rs as its users use it: controllers, reflectors, watchers, finalizers and Lease election,
 //! without a special case for this server.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "in a test, what fails to unwrap is the finding"
+)]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

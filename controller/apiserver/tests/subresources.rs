@@ -1,5 +1,10 @@
 //! Subresources with a kind of their own: scale, eviction, binding.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "in a test, what fails to unwrap is the finding"
+)]
+
 use fairlead_apiserver::ApiServer;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;

@@ -6,6 +6,15 @@ use super::{Attributes, Authorizer, Decision, User};
 use crate::error::ApiError;
 use http::HeaderMap;
 
+/// What the headers ask for.
+#[derive(Debug, Default)]
+struct Wish {
+    user: String,
+    groups: Vec<String>,
+    extra: Vec<(String, String)>,
+    uid: String,
+}
+
 /// The user to go on as; `None` when no header asks for another.
 ///
 /// # Errors
@@ -22,34 +31,10 @@ pub fn impersonate(
     {
         return Ok(None);
     }
-    let text = |name: &str| {
-        headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .filter(|text| !text.is_empty())
-    };
-    let groups: Vec<String> = headers
-        .get_all("impersonate-group")
-        .iter()
-        .filter_map(|value| value.to_str().ok().map(str::to_owned))
-        .collect();
-    let extra = extra(headers);
-    let uid = text("impersonate-uid");
-    let Some(name) = text("impersonate-user") else {
-        if groups.is_empty() && extra.is_empty() && uid.is_none() {
-            return Ok(None);
-        }
-        let groups = if groups.is_empty() {
-            "[]string(nil)".to_owned()
-        } else {
-            format!("[]string{{{}}}", quoted(&groups))
-        };
-        return Err(ApiError::bad_request(format!(
-            "requested &user.DefaultInfo{{Name:\"\", UID:{:?}, Groups:{groups}, \
-             Extra:map[string][]string(nil)}} without impersonating a user name",
-            uid.unwrap_or_default()
-        )));
-    };
+    let wish = Wish::parse(headers);
+    if wish.user.is_empty() {
+        return wish.without_user();
+    }
     let check = |group: &str, resource: &str, subresource: &str, namespace: &str, name: &str| {
         let attributes = Attributes {
             user,
@@ -63,35 +48,85 @@ pub fn impersonate(
         };
         confirm(&attributes, authorizer)
     };
-    let mut acting = User {
-        name: name.to_owned(),
-        groups: groups.clone(),
-        ..User::default()
-    };
-    if let Some((namespace, account)) = name
+    let mut groups = wish.groups.clone();
+    let account = wish
+        .user
         .strip_prefix(SERVICE_ACCOUNT_PREFIX)
-        .and_then(|rest| rest.split_once(':'))
-    {
+        .and_then(|rest| rest.split_once(':'));
+    if let Some((namespace, account)) = account {
         check("", "serviceaccounts", "", namespace, account)?;
         if groups.is_empty() {
-            acting.groups = super::authenticate::account(namespace, account, "").groups;
+            groups = super::authenticate::account(namespace, account, "").groups;
         }
     } else {
-        check("", "users", "", "", name)?;
+        check("", "users", "", "", &wish.user)?;
     }
-    for group in &groups {
+    for group in &wish.groups {
         check("", "groups", "", "", group)?;
     }
-    for (key, value) in extra {
-        check("authentication.k8s.io", "userextras", &key, "", &value)?;
-        acting.extra.entry(key).or_default().push(value);
+    for (key, value) in &wish.extra {
+        check("authentication.k8s.io", "userextras", key, "", value)?;
     }
-    if let Some(uid) = uid {
-        check("authentication.k8s.io", "uids", "", "", uid)?;
-        acting.uid = uid.to_owned();
+    if !wish.uid.is_empty() {
+        check("authentication.k8s.io", "uids", "", "", &wish.uid)?;
     }
-    complete_groups(&mut acting);
-    Ok(Some(acting))
+    Ok(Some(wish.granted(groups)))
+}
+
+// === impl Wish ===
+
+impl Wish {
+    fn parse(headers: &HeaderMap) -> Self {
+        let text = |name: &str| {
+            let value = headers.get(name).and_then(|value| value.to_str().ok());
+            value.unwrap_or_default().to_owned()
+        };
+        let groups = headers.get_all("impersonate-group").iter();
+        Self {
+            user: text("impersonate-user"),
+            groups: groups
+                .filter_map(|value| value.to_str().ok().map(str::to_owned))
+                .collect(),
+            extra: extra(headers),
+            uid: text("impersonate-uid"),
+        }
+    }
+
+    /// Groups, extra or uid of nobody, in the words of the real server.
+    fn without_user(&self) -> Result<Option<User>, ApiError> {
+        if self.groups.is_empty() && self.extra.is_empty() && self.uid.is_empty() {
+            return Ok(None);
+        }
+        let groups = if self.groups.is_empty() {
+            "[]string(nil)".to_owned()
+        } else {
+            let quoted: Vec<String> = self
+                .groups
+                .iter()
+                .map(|group| format!("{group:?}"))
+                .collect();
+            format!("[]string{{{}}}", quoted.join(", "))
+        };
+        Err(ApiError::bad_request(format!(
+            "requested &user.DefaultInfo{{Name:\"\", UID:{:?}, Groups:{groups}, \
+             Extra:map[string][]string(nil)}} without impersonating a user name",
+            self.uid
+        )))
+    }
+
+    fn granted(self, groups: Vec<String>) -> User {
+        let mut user = User {
+            name: self.user,
+            uid: self.uid,
+            groups,
+            ..User::default()
+        };
+        for (key, value) in self.extra {
+            user.extra.entry(key).or_default().push(value);
+        }
+        complete_groups(&mut user);
+        user
+    }
 }
 
 fn confirm(attributes: &Attributes<'_>, authorizer: &dyn Authorizer) -> Result<(), ApiError> {
@@ -119,11 +154,6 @@ fn complete_groups(user: &mut User) {
     } else if !user.groups.iter().any(|group| group == UNAUTHENTICATED) {
         add_group(user, AUTHENTICATED);
     }
-}
-
-fn quoted(texts: &[String]) -> String {
-    let texts: Vec<String> = texts.iter().map(|text| format!("{text:?}")).collect();
-    texts.join(", ")
 }
 
 fn extra(headers: &HeaderMap) -> Vec<(String, String)> {

@@ -1,5 +1,6 @@
 //! RBAC: truth tables, a law against a naive evaluator, escalation.
 
+use super::authorize::RbacAuthorizer;
 use super::escalation::{confirm_no_escalation, missing};
 use super::index::{Rbac, Verdict};
 use super::rbac::{Action, PolicyRule, forbidden_message};
@@ -367,9 +368,9 @@ fn an_index_that_followed_changes_equals_one_made_anew() {
     };
     let objects = cluster();
     let rbac = std::sync::Arc::new(Rbac::default());
-    let following = super::authorize::RbacAuthorizer::new(rbac, store.clone());
+    let following = RbacAuthorizer::new(rbac, store.clone());
     let agree = |step: &str| {
-        let anew = super::authorize::RbacAuthorizer::new(Default::default(), store.clone());
+        let anew = RbacAuthorizer::new(Default::default(), store.clone());
         for user in ["bob", "ann", "eve", "system:serviceaccount:blue:robot"] {
             let user = User::new(user, ["readers"]);
             for (verb, namespace) in [

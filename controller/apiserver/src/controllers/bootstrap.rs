@@ -6,7 +6,7 @@
 
 use crate::clock::{new_uid, rfc3339};
 use crate::core::Core;
-use crate::kinds::service::allocate::first_ip;
+use crate::kinds::service::pool::first_ip;
 use crate::kinds::{Lookup as _, strategy};
 use crate::resource::table_name;
 use crate::store::{Change, Draft, Key, Write};

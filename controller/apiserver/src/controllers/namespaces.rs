@@ -22,78 +22,50 @@ impl Remains {
     /// The conditions of the namespace, in the words of the namespace controller. A condition that
     /// has not changed keeps its time.
     pub(crate) fn conditions(&self, old: &Value, now: &str) -> Value {
-        let count = |map: &BTreeMap<String, usize>, verb: &str, what: &str| -> String {
-            let parts: Vec<String> = map
-                .iter()
-                .map(|(key, count)| format!("{key}{verb} {count} {what}"))
-                .collect();
-            parts.join(", ")
-        };
-        let content = count(&self.objects, " has", "resource instances");
-        let finalizers = count(&self.finalizers, " in", "resource instances");
-        let rows = [
-            (
-                "NamespaceDeletionDiscoveryFailure",
-                None,
-                "ResourcesDiscovered",
-                RESOURCES_DISCOVERED,
-            ),
-            (
-                "NamespaceDeletionGroupVersionParsingFailure",
-                None,
-                "ParsedGroupVersions",
-                VERSIONS_PARSED,
-            ),
-            (
-                "NamespaceDeletionContentFailure",
-                None,
-                "ContentDeleted",
-                CONTENT_DELETED,
-            ),
-            (
-                "NamespaceContentRemaining",
-                (!self.objects.is_empty()).then(|| {
-                    (
-                        "SomeResourcesRemain",
-                        format!("Some resources are remaining: {content}"),
-                    )
-                }),
-                "ContentRemoved",
-                "All content successfully removed",
-            ),
-            (
-                "NamespaceFinalizersRemaining",
-                (!self.finalizers.is_empty()).then(|| {
-                    (
-                        "SomeFinalizersRemain",
-                        format!(
-                            "Some content in the namespace has finalizers remaining: {finalizers}"
-                        ),
-                    )
-                }),
-                "ContentHasNoFinalizers",
-                "All content-preserving finalizers finished",
-            ),
-        ];
         let known = old.as_array().map(Vec::as_slice).unwrap_or_default();
-        rows.into_iter()
-            .map(|(kind, problem, fine, text)| {
-                let (status, reason, message) = match &problem {
-                    Some((reason, message)) => ("True", *reason, message.as_str()),
-                    None => ("False", fine, text),
-                };
-                let same = known
-                    .iter()
-                    .find(|condition| condition["type"] == kind && condition["status"] == status);
-                let since = same
-                    .and_then(|same| same["lastTransitionTime"].as_str())
-                    .unwrap_or(now);
-                json!({
-                    "type": kind, "status": status, "lastTransitionTime": since, "reason": reason,
-                    "message": message,
-                })
+        let conditions = FINE.iter().map(|&(kind, reason, message)| {
+            let (status, reason, message) = match self.problem(kind) {
+                Some((reason, message)) => ("True", reason, message),
+                None => ("False", reason, message.to_owned()),
+            };
+            let same = known
+                .iter()
+                .find(|old| old["type"] == kind && old["status"] == status);
+            let since = same
+                .and_then(|same| same["lastTransitionTime"].as_str())
+                .unwrap_or(now);
+            json!({
+                "type": kind, "status": status, "lastTransitionTime": since, "reason": reason,
+                "message": message,
             })
-            .collect()
+        });
+        conditions.collect()
+    }
+
+    fn problem(&self, kind: &str) -> Option<(&'static str, String)> {
+        let count = |map: &BTreeMap<String, usize>, verb: &str| -> String {
+            let parts = map
+                .iter()
+                .map(|(key, count)| format!("{key} {verb} {count} resource instances"));
+            parts.collect::<Vec<_>>().join(", ")
+        };
+        match kind {
+            "NamespaceContentRemaining" if !self.objects.is_empty() => Some((
+                "SomeResourcesRemain",
+                format!(
+                    "Some resources are remaining: {}",
+                    count(&self.objects, "has")
+                ),
+            )),
+            "NamespaceFinalizersRemaining" if !self.finalizers.is_empty() => Some((
+                "SomeFinalizersRemain",
+                format!(
+                    "Some content in the namespace has finalizers remaining: {}",
+                    count(&self.finalizers, "in")
+                ),
+            )),
+            _ => None,
+        }
     }
 }
 
@@ -113,9 +85,34 @@ pub(crate) fn root_ca(pem: &str) -> Value {
 
 pub(crate) const ROOT_CA: &str = "kube-root-ca.crt";
 const ROOT_CA_TEXT: &str = "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters.";
-const RESOURCES_DISCOVERED: &str = "All resources successfully discovered";
-const VERSIONS_PARSED: &str = "All legacy kube types successfully parsed";
-const CONTENT_DELETED: &str = "All content successfully deleted, may be waiting on finalization";
+/// Type, reason and message of each condition while all is well.
+const FINE: [(&str, &str, &str); 5] = [
+    (
+        "NamespaceDeletionDiscoveryFailure",
+        "ResourcesDiscovered",
+        "All resources successfully discovered",
+    ),
+    (
+        "NamespaceDeletionGroupVersionParsingFailure",
+        "ParsedGroupVersions",
+        "All legacy kube types successfully parsed",
+    ),
+    (
+        "NamespaceDeletionContentFailure",
+        "ContentDeleted",
+        "All content successfully deleted, may be waiting on finalization",
+    ),
+    (
+        "NamespaceContentRemaining",
+        "ContentRemoved",
+        "All content successfully removed",
+    ),
+    (
+        "NamespaceFinalizersRemaining",
+        "ContentHasNoFinalizers",
+        "All content-preserving finalizers finished",
+    ),
+];
 
 #[cfg(test)]
 mod tests {

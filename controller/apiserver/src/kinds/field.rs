@@ -10,7 +10,7 @@ use std::fmt;
 /// Where in an object: a linked list of segments on the caller's stack.
 #[derive(Clone, Copy, Debug)]
 pub struct Path<'a> {
-    parent: Option<&'a Path<'a>>,
+    parent: Option<&'a Self>,
     segment: Segment<'a>,
 }
 

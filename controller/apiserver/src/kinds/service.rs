@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 pub(super) mod address;
 pub(crate) mod allocate;
 mod families;
+pub(crate) mod pool;
 
 pub(super) struct Service;
 

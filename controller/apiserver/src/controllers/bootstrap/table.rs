@@ -35,7 +35,10 @@ pub(crate) fn shared_rules(role: &Value) -> Option<Arc<[PolicyRule]>> {
 
 static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| parse(TABLE));
 
-static SHARED: LazyLock<HashMap<&'static str, (Value, Arc<[PolicyRule]>)>> = LazyLock::new(|| {
+/// The rules of each bootstrap role, as they are written and as they are parsed.
+type Shared = HashMap<&'static str, (Value, Arc<[PolicyRule]>)>;
+
+static SHARED: LazyLock<Shared> = LazyLock::new(|| {
     rows()
         .iter()
         .filter(|row| row.resource == "clusterroles")
