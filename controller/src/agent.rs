@@ -6,6 +6,7 @@
 //! | [`local`] | everything observed in the member and of its hub namespace, as plain maps |
 //! | [`exports`] | what the hub should be told of a service, and what its ServiceExport should say |
 //! | [`workloads`] | which Services an annotated workload exports |
+//! | [`invitation`] | how a cluster is invited |
 //! | [`report`] | versions, properties and capacity |
 //! | [`io`] | watches, the writer, the heartbeat |
 //!
@@ -15,9 +16,10 @@
 
 pub mod annotations;
 pub mod exports;
+pub mod invitation;
 pub mod io;
 pub mod local;
 pub mod report;
 pub mod workloads;
 
-pub use io::{AgentConfig, AgentHandle, run};
+pub use io::{AgentConfig, AgentHandle, credentials::Credentials, run};

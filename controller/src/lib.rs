@@ -36,6 +36,7 @@ pub mod identity;
 pub mod imports;
 pub mod join;
 pub mod leader;
+pub mod manifests;
 pub mod members;
 pub mod plan;
 pub mod ports;

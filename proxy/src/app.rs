@@ -39,6 +39,7 @@ use crate::{
 };
 
 mod pages;
+pub mod process;
 mod successor;
 mod threads;
 mod waits;

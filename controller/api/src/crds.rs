@@ -1,6 +1,8 @@
 //! All CRDs, as they are applied.
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSON,
+};
 use kube::{CustomResourceExt, core::crd::merge_crds};
 
 use crate::{about, export, mcs, member, proxy, service};
@@ -30,10 +32,10 @@ pub fn member_crds() -> Vec<CustomResourceDefinition> {
             about::v1beta1::ClusterProperty::crd(),
             about::v1alpha1::ClusterProperty::crd(),
         ),
-        two_versions(
+        with_optional_spec(two_versions(
             mcs::v1beta1::ServiceExport::crd(),
             mcs::v1alpha1::ServiceExport::crd(),
-        ),
+        )),
         two_versions(
             mcs::v1beta1::ServiceImport::crd(),
             mcs::v1alpha1::ServiceImport::crd(),
@@ -46,6 +48,27 @@ fn two_versions(
     served: CustomResourceDefinition,
 ) -> CustomResourceDefinition {
     merge_crds(vec![stored, served], "v1beta1").expect("both derive from one kind of one group")
+}
+
+/// Most exports have nothing to say beyond their name, and the MCS API lets them leave the spec out;
+/// it is defaulted to an empty one, so that whoever reads it finds one.
+fn with_optional_spec(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    let schemas = crd.spec.versions.iter_mut();
+    let schemas =
+        schemas.filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut());
+    for schema in schemas {
+        if let Some(required) = &mut schema.required {
+            required.retain(|field| field != "spec");
+        }
+        if let Some(spec) = schema
+            .properties
+            .as_mut()
+            .and_then(|all| all.get_mut("spec"))
+        {
+            spec.default = Some(JSON(serde_json::json!({})));
+        }
+    }
+    crd
 }
 
 #[cfg(test)]

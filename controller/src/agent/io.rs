@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 
 use super::{local::Kind, local::Object, workloads::Workload};
 
+pub mod credentials;
 mod heartbeat;
 mod watch;
 mod write;
