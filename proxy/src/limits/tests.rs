@@ -39,26 +39,24 @@ fn live_sessions_and_flows_have_a_limit_each() {
 }
 
 #[test]
-fn threads_together_never_pass_the_limit() {
+fn threads_together_take_every_place_and_never_one_more() {
     let limiter = limiter(&limits(|limits| limits.connections = Some(7)), 1);
-    let highest = AtomicU32::new(0);
-    let inside = AtomicU32::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                for _ in 0..5000 {
-                    if let Ok(admitted) = limiter.admit_session(CLIENT, Tick::ZERO) {
-                        let now = inside.fetch_add(1, Ordering::SeqCst) + 1;
-                        highest.fetch_max(now, Ordering::SeqCst);
-                        inside.fetch_sub(1, Ordering::SeqCst);
-                        drop(admitted);
-                    }
-                }
-            });
-        }
-    });
-    assert!(highest.into_inner() <= 7);
-    assert_eq!(limiter.sessions(), 0);
+    for round in 0..200 {
+        let start = std::sync::Barrier::new(4);
+        let take = || {
+            start.wait();
+            let offers = (0..5).map(|_| limiter.admit_session(CLIENT, Tick::ZERO));
+            offers.filter_map(Result::ok).collect::<Vec<_>>()
+        };
+        let held: Vec<Admitted> = std::thread::scope(|scope| {
+            let threads = [(); 4].map(|()| scope.spawn(take));
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(held.len(), 7, "round {round}");
+        assert_eq!(limiter.sessions(), 7);
+        drop(held);
+        assert_eq!(limiter.sessions(), 0);
+    }
 }
 
 #[test]
