@@ -50,7 +50,10 @@ fn threads_together_take_every_place_and_never_one_more() {
         };
         let held: Vec<Admitted> = std::thread::scope(|scope| {
             let threads = [(); 4].map(|()| scope.spawn(take));
-            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+            threads
+                .into_iter()
+                .flat_map(|thread| thread.join().unwrap())
+                .collect()
         });
         assert_eq!(held.len(), 7, "round {round}");
         assert_eq!(limiter.sessions(), 7);

@@ -1,0 +1,314 @@
+//! UDP between two network namespaces: the binary in one, clients and endpoints in the other. What
+//! loopback can't show: addresses that aren't loopback's, a real MTU, hosts that don't answer.
+//!
+//! Needs root and `ip`; says so and passes where it has neither.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+#[path = "tcp/support.rs"]
+#[allow(dead_code, reason = "shared with the TCP tests")]
+mod support;
+
+use support::{PATIENCE, wait};
+
+#[test]
+fn answers_leave_from_the_address_that_was_asked() {
+    Stage::play("inside_answers", &config("", "0.0.0.0:5000", &[ECHO_V4]));
+    Stage::play("inside_answers", &config("", "[::]:5000", &[ECHO_V6]));
+}
+
+#[test]
+#[ignore = "runs inside a namespace, started by the test above"]
+fn inside_answers() {
+    let echo = Echo::start();
+    for front in echo.fronts(&["10.99.0.1", "10.99.0.3"], &["fd99::1", "fd99::3"]) {
+        let client = client(front.ip());
+        assert_eq!(ask(&client, front, b"who"), Some((b"who".to_vec(), front)));
+    }
+}
+
+#[test]
+fn datagrams_larger_than_the_path_are_fragmented_and_trains_arrive() {
+    Stage::play("inside_large", &config("", "0.0.0.0:5000", &[ECHO_V4]));
+}
+
+#[test]
+#[ignore = "runs inside a namespace, started by the test above"]
+fn inside_large() {
+    let _echo = Echo::start();
+    let front = "10.99.0.1:5000".parse().unwrap();
+    let client = client("10.99.0.2".parse().unwrap());
+    for length in [1, 1472, 1473, 8000, 60_000] {
+        let payload: Vec<u8> = (0..length).map(|byte| byte as u8).collect();
+        assert_eq!(
+            ask(&client, front, &payload),
+            Some((payload, front)),
+            "{length} bytes"
+        );
+    }
+    // A train in one call; the kernel may split it anywhere on its way, and nothing may be lost.
+    let socket = socket2::SockRef::from(&client);
+    let train: Vec<u8> = (0..12_000_u32).map(|byte| (byte / 1200) as u8).collect();
+    let parts: Vec<_> = train.chunks(1200).collect();
+    for part in &parts {
+        socket.send_to(part, &front.into()).unwrap();
+    }
+    let mut seen: Vec<u8> = parts
+        .iter()
+        .map(|_| receive(&client).unwrap().0[0])
+        .collect();
+    seen.sort_unstable();
+    assert_eq!(seen, (0..10).collect::<Vec<u8>>());
+}
+
+#[test]
+fn an_endpoint_without_a_way_to_it_costs_no_datagram() {
+    let endpoints = ["10.99.77.1:7000", ECHO_V4];
+    Stage::play("inside_no_way", &config("", "0.0.0.0:5000", &endpoints));
+}
+
+#[test]
+#[ignore = "runs inside a namespace, started by the test above"]
+fn inside_no_way() {
+    let _echo = Echo::start();
+    let front = "10.99.0.1:5000".parse().unwrap();
+    for _ in 0..20 {
+        let client = client("10.99.0.2".parse().unwrap());
+        assert!(ask(&client, front, b"x").is_some());
+    }
+}
+
+#[test]
+fn a_flow_leaves_a_host_that_is_gone_or_refuses() {
+    let endpoints = ["10.99.0.66:7000", "10.99.0.2:7009", ECHO_V4];
+    Stage::play("inside_gone", &config("", "0.0.0.0:5000", &endpoints));
+}
+
+#[test]
+#[ignore = "runs inside a namespace, started by the test above"]
+fn inside_gone() {
+    let _echo = Echo::start();
+    let front = "10.99.0.1:5000".parse().unwrap();
+    // Nobody is at .66, so its neighbours say it is unreachable; nothing listens at port 7009.
+    for _ in 0..6 {
+        let client = client("10.99.0.2".parse().unwrap());
+        client
+            .set_read_timeout(Some(Duration::from_millis(100)))
+            .unwrap();
+        wait("an answer from the endpoint that lives", || {
+            ask(&client, front, b"x").is_some()
+        });
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert!(
+            ask(&client, front, b"again").is_some(),
+            "the flow stays there"
+        );
+    }
+    let page = metrics();
+    let rehomed = value(&page, "fairlead_flows_rehomed_total");
+    assert!(rehomed >= 1, "{rehomed}");
+    assert_eq!(value(&page, "fairlead_flows_active"), 6);
+}
+
+/// Two namespaces joined by a veth pair, and the proxy in the first.
+struct Stage {
+    names: [String; 2],
+    proxy: Option<Child>,
+}
+
+impl Stage {
+    /// Runs the ignored test `inside` beside a proxy with this file.
+    fn play(inside: &str, config: &str) {
+        if !rustix::process::geteuid().is_root() || Command::new("ip").arg("-V").output().is_err() {
+            eprintln!("skipped: needs root and ip");
+            return;
+        }
+        let mut stage = Self::build(inside);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("proxy.yaml");
+        std::fs::write(&path, config).unwrap();
+        let mut proxy = stage.inside(0, env!("CARGO_BIN_EXE_fairlead-proxy"));
+        proxy.arg("--config").arg(&path).stderr(Stdio::null());
+        stage.proxy = Some(proxy.spawn().unwrap());
+        let program = std::env::current_exe().unwrap();
+        let mut test = stage.inside(1, program.to_str().unwrap());
+        test.args(["--ignored", "--exact", inside, "--nocapture"]);
+        let output = test.output().unwrap();
+        let (out, err) = (&output.stdout, &output.stderr);
+        let (out, err) = (String::from_utf8_lossy(out), String::from_utf8_lossy(err));
+        let passed = output.status.success() && out.contains("1 passed");
+        assert!(passed, "{err}\n{out}");
+    }
+
+    fn build(inside: &str) -> Self {
+        // Several stages stand at a time, one a test.
+        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let prefix = format!("flu{}-{number}-{}", std::process::id(), inside.len());
+        let names = ["p", "s"].map(|role| format!("{prefix}{role}"));
+        let [proxy, server] = &names;
+        for name in &names {
+            ip(&["netns", "add", name]);
+            ip(&["-n", name, "link", "set", "lo", "up"]);
+        }
+        let stage = Self {
+            names: names.clone(),
+            proxy: None,
+        };
+        ip(&[
+            "-n", proxy, "link", "add", "a0", "type", "veth", "peer", "name", "b0", "netns", server,
+        ]);
+        for (name, link, addresses) in [
+            (
+                proxy,
+                "a0",
+                &["10.99.0.1/24", "10.99.0.3/24", "fd99::1/64", "fd99::3/64"][..],
+            ),
+            (server, "b0", &["10.99.0.2/24", "fd99::2/64"]),
+        ] {
+            for address in addresses {
+                // Without duplicate detection, which would keep an address back for a second.
+                let family = if address.contains(':') { "-6" } else { "-4" };
+                let mut arguments = vec!["-n", name, family, "addr", "add", address, "dev", link];
+                arguments.extend((family == "-6").then_some("nodad"));
+                ip(&arguments);
+            }
+            ip(&["-n", name, "link", "set", link, "up"]);
+        }
+        ip(&["-n", proxy, "route", "add", "unreachable", "10.99.77.0/24"]);
+        // A host that doesn't answer is given up within 100 ms instead of seconds.
+        let setting = "net.ipv4.neigh.a0.retrans_time_ms=30";
+        let set = stage.inside(0, "sysctl").args(["-qw", setting]).status();
+        assert!(set.unwrap().success());
+        stage
+    }
+
+    fn inside(&self, index: usize, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.names[index], program]);
+        command
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if let Some(mut proxy) = self.proxy.take() {
+            proxy.kill().ok();
+            proxy.wait().ok();
+        }
+        for name in &self.names {
+            Command::new("ip")
+                .args(["netns", "del", name])
+                .status()
+                .ok();
+        }
+    }
+}
+
+/// Answers on both families, until the test ends.
+struct Echo;
+
+impl Echo {
+    fn start() -> Self {
+        for addr in [ECHO_V4, ECHO_V6] {
+            let socket = UdpSocket::bind(addr).unwrap();
+            std::thread::spawn(move || {
+                let mut buffer = vec![0; 65_536];
+                while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                    socket.send_to(&buffer[..length], from).ok();
+                }
+            });
+        }
+        wait("the proxy", || TcpStream::connect(ADMIN).is_ok());
+        Self
+    }
+
+    /// The addresses of the family that the proxy serves.
+    fn fronts(&self, v4: &[&str], v6: &[&str]) -> Vec<SocketAddr> {
+        let all = v4
+            .iter()
+            .chain(v6)
+            .map(|ip| SocketAddr::new(ip.parse().unwrap(), 5000));
+        let listens_v6 = get("/services").contains("fd99");
+        all.filter(|front| front.is_ipv6() == listens_v6).collect()
+    }
+}
+
+fn config(policy: &str, front: &str, endpoints: &[&str]) -> String {
+    let rows: Vec<_> = endpoints
+        .iter()
+        .map(|addr| format!("{{ address: \"{addr}\" }}"))
+        .collect();
+    format!(
+        r#"
+admin: {ADMIN}
+workers: 2
+services:
+  - name: t/e:p
+    frontends: [ {{ protocol: udp, address: "{front}" }} ]
+    policy: {{ balancer: round-robin, {policy} }}
+    tiers: [ {{ members: [ {{ name: m, endpoints: [ {} ] }} ] }} ]
+"#,
+        rows.join(", ")
+    )
+}
+
+fn client(near: IpAddr) -> UdpSocket {
+    let any = if near.is_ipv4() {
+        "0.0.0.0:0"
+    } else {
+        "[::]:0"
+    };
+    let socket = UdpSocket::bind(any).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+fn ask(client: &UdpSocket, front: SocketAddr, payload: &[u8]) -> Option<(Vec<u8>, SocketAddr)> {
+    client.send_to(payload, front).unwrap();
+    receive(client)
+}
+
+fn receive(client: &UdpSocket) -> Option<(Vec<u8>, SocketAddr)> {
+    let mut buffer = vec![0; 65_536];
+    let (length, from) = client.recv_from(&mut buffer).ok()?;
+    buffer.truncate(length);
+    Some((buffer, from))
+}
+
+fn metrics() -> String {
+    get("/metrics")
+}
+
+fn get(path: &str) -> String {
+    let mut stream = TcpStream::connect(ADMIN).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// The value of the only series of a family.
+fn value(page: &str, family: &str) -> u64 {
+    let line = page
+        .lines()
+        .find(|line| line.starts_with(&format!("{family}{{")));
+    line.unwrap().rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+fn ip(arguments: &[&str]) {
+    let done = Command::new("ip").args(arguments).status().unwrap();
+    assert!(done.success(), "ip {arguments:?}");
+}
+
+const ECHO_V4: &str = "10.99.0.2:7000";
+const ECHO_V6: &str = "[fd99::2]:7000";
+const ADMIN: &str = "10.99.0.1:9900";
