@@ -113,6 +113,7 @@ impl App {
             .context("creating the data threads' mailboxes")?;
         let sinks = Sinks::new(settings.workers, metrics.clone());
         let admin = open_admin(&settings, &mut inherited)?;
+        let parcels = std::mem::take(&mut inherited.parcels);
         let seed = threads::seed();
         let options = Options {
             seed,
@@ -121,6 +122,7 @@ impl App {
         };
         let mut control = Control::new(fleet.clone(), clock.clone(), sinks, options);
         let problems = apply_first(&mut control, &source)?;
+        control.learn(&parcels);
         let threads = Threads::start(&fleet, seed).context("starting the data threads")?;
         let mut tasks = Tasks::new(clock.clone());
         let origin = source.origin();
@@ -141,7 +143,9 @@ impl App {
         }
         let process = &metrics.process;
         process.fds_max.set(threads::files_max());
-        process.start_seconds.set(unix_seconds(&clock, Tick::ZERO));
+        process
+            .start_seconds
+            .set(unix_seconds(&clock, clock.started()));
         tracing::info!(workers = settings.workers, "serving");
         Ok(Self {
             takers: Takers::new(),

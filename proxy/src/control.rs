@@ -23,14 +23,14 @@ use fairlead_runtime::clock::{Clock, Tick};
 
 use crate::{
     access_log::{Reason, sink::Sinks},
-    directory::{ChangeKind, Directory, Signal},
+    directory::{ChangeKind, Directory, Signal, learned::Learned},
     dns::{Host, Looked, Names},
     health::probe::Job,
     metrics::Metrics,
     source::load::{self, Sample},
     tcp::{Fleet, FrozenFlow, Queues},
     udp::passing::FlowRow,
-    upgrade::{Inheritance, Offer},
+    upgrade::{Inheritance, Offer, Parcel, wire::PARCEL_BYTES_MAX},
 };
 
 pub mod drains;
@@ -273,7 +273,25 @@ impl Control {
 
     /// What a successor gets.
     pub fn offer(&self) -> Offer {
-        self.listeners.offer()
+        let learned = self.directory.learned(self.clock.now());
+        Offer {
+            parcels: parcels(learned, PARCEL_BYTES_MAX),
+            ..self.listeners.offer()
+        }
+    }
+
+    /// Takes over what a predecessor learned; parcels of other kinds are none of our business.
+    pub fn learn(&mut self, parcels: &[Parcel]) {
+        let now = self.clock.now();
+        for parcel in parcels.iter().filter(|parcel| parcel.kind == LEARNED) {
+            match serde_json::from_str::<Vec<Learned>>(&parcel.body) {
+                Ok(learned) => learned
+                    .iter()
+                    .for_each(|learned| self.directory.learn(learned, now)),
+                Err(error) => tracing::warn!(%error, "what the former process learned is lost"),
+            }
+        }
+        self.note_changes();
     }
 
     /// Goes on with a predecessor's flows.
@@ -343,6 +361,53 @@ impl Control {
         problems
     }
 }
+
+/// Packs what was learned; a service too large for one parcel comes in several pieces.
+fn parcels(learned: impl Iterator<Item = Learned>, bytes_max: usize) -> Vec<Parcel> {
+    let mut parcels = Vec::new();
+    let mut body = String::new();
+    let pieces = learned.flat_map(|learned| {
+        let rest: Vec<_> = learned
+            .endpoints
+            .chunks(PIECE)
+            .skip(1)
+            .map(<[_]>::to_vec)
+            .collect();
+        let service = learned.service.clone();
+        let mut first = learned;
+        first.endpoints.truncate(PIECE);
+        let rest = rest.into_iter().map(move |endpoints| Learned {
+            service: service.clone(),
+            holds: Vec::new(),
+            endpoints,
+        });
+        std::iter::once(first).chain(rest)
+    });
+    let mut close = |body: &mut String| {
+        if !body.is_empty() {
+            let kind = LEARNED.to_owned();
+            let body = format!("[{}]", std::mem::take(body));
+            parcels.push(Parcel { kind, body });
+        }
+    };
+    for piece in pieces {
+        let text = serde_json::to_string(&piece).expect("plain structs of text and numbers");
+        if body.len() + text.len() + 3 > bytes_max {
+            close(&mut body);
+        }
+        if !body.is_empty() {
+            body.push(',');
+        }
+        body.push_str(&text);
+    }
+    close(&mut body);
+    parcels
+}
+
+/// Parcels of [`Learned`].
+const LEARNED: &str = "learned";
+/// Endpoints in one piece of a service: some 40 kB at the most.
+const PIECE: usize = 120;
 
 /// The error with its causes, in one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {

@@ -41,6 +41,7 @@ use crate::{
 };
 
 mod explain;
+pub mod learned;
 mod rows;
 
 pub use explain::{EndpointReport, Explanation, MemberReport, TierReport};

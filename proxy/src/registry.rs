@@ -283,6 +283,12 @@ impl EndpointState {
         }
     }
 
+    /// Takes over the smoothed connect time that an earlier process knew.
+    pub fn restore_connect_time(&self, smoothed: Duration) {
+        let micros = u32::try_from(smoothed.as_micros()).unwrap_or(u32::MAX);
+        self.connect_micros.store(micros.max(1), Relaxed);
+    }
+
     /// Starts (`Some`) or ends the slow start. The control thread's alone.
     pub fn set_ramp(&self, from: Option<Tick>) {
         self.ramp_from

@@ -14,7 +14,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-/// Nanoseconds since the process started (584 years fit). Only comparable inside one process.
+/// Nanoseconds since an hour before the process started (584 years fit), so that times which a
+/// former process noted can be told. Only comparable inside one process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Tick(pub u64);
 
@@ -32,12 +33,12 @@ enum Source {
 // === impl Tick ===
 
 impl Tick {
-    /// The start of the process.
+    /// Earlier than anything.
     pub const ZERO: Self = Self(0);
     /// Later than any tick that is reached.
     pub const MAX: Self = Self(u64::MAX);
 
-    /// From a duration since the start of the process.
+    /// From a duration since tick zero.
     pub fn from_start(since: Duration) -> Self {
         Self(nanos(since))
     }
@@ -78,7 +79,7 @@ impl fmt::Debug for Tick {
 // === impl Clock ===
 
 impl Clock {
-    /// The system's monotonic clock. The first call of a process fixes its tick zero.
+    /// The system's monotonic clock. The first call of a process fixes its start.
     pub fn system() -> Self {
         start();
         Self(Source::System)
@@ -92,7 +93,7 @@ impl Clock {
     /// Now.
     pub fn now(&self) -> Tick {
         match &self.0 {
-            Source::System => Tick(nanos(start().0.elapsed())),
+            Source::System => Tick(nanos(start().0.elapsed() + BEFORE_START)),
             Source::Manual(at) => Tick(at.load(Ordering::Relaxed)),
         }
     }
@@ -109,10 +110,18 @@ impl Clock {
     /// Unix epoch.
     pub fn wall(&self, tick: Tick) -> SystemTime {
         let zero = match &self.0 {
-            Source::System => start().1,
+            Source::System => start().1 - BEFORE_START,
             Source::Manual(_) => SystemTime::UNIX_EPOCH,
         };
         zero + Duration::from_nanos(tick.0)
+    }
+
+    /// When the process started; a manual clock starts at tick zero.
+    pub fn started(&self) -> Tick {
+        match &self.0 {
+            Source::System => Tick::from_start(BEFORE_START),
+            Source::Manual(_) => Tick::ZERO,
+        }
     }
 }
 
@@ -134,6 +143,9 @@ fn start() -> &'static (Instant, SystemTime) {
     START.get_or_init(|| (Instant::now(), SystemTime::now()))
 }
 
+/// Older times of a former process count as this old.
+const BEFORE_START: Duration = Duration::from_secs(3600);
+
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -148,6 +160,15 @@ mod tests {
         let earlier = clock.now();
         assert!(clock.now() >= earlier);
         assert!(clock.wall(Tick(5)) > clock.wall(Tick(4)));
+        assert!(clock.now() >= clock.started());
+        let age = clock
+            .wall(clock.now())
+            .duration_since(clock.wall(clock.started()));
+        assert_eq!(
+            age.unwrap() / 3600,
+            Duration::ZERO,
+            "the start is now, not an hour ago"
+        );
     }
 
     #[test]

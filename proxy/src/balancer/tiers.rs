@@ -18,7 +18,10 @@ use fairlead_runtime::clock::Tick;
 use smallvec::SmallVec;
 
 use super::pool::Mode;
-use crate::registry::RAMP_FULL;
+use crate::{
+    directory::learned::{before, millis},
+    registry::RAMP_FULL,
+};
 
 /// What a member brings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -49,6 +52,15 @@ pub struct Holds(Vec<Hold>);
 struct Hold {
     past: SmallVec<[(u64, Tick); 2]>,
     present: u64,
+}
+
+/// A tier's clocks as a successor gets them: each value with how long ago it ended.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LearnedHold {
+    /// Rising values, and milliseconds since each.
+    pub past: Vec<(u64, u64)>,
+    /// The value that holds.
+    pub present: u64,
 }
 
 /// What was decided.
@@ -285,6 +297,37 @@ impl Holds {
             }
         }
         tiers.iter().filter_map(|tier| tier.held_until).min()
+    }
+
+    /// The clocks of tiers that are held back, for a successor; none when no tier is.
+    pub fn learned(&self, now: Tick) -> Vec<LearnedHold> {
+        if self.0.iter().all(|hold| hold.past.is_empty()) {
+            return Vec::new();
+        }
+        let learned = self.0.iter().map(|hold| LearnedHold {
+            past: hold
+                .past
+                .iter()
+                .map(|&(value, until)| (value, millis(now - until)))
+                .collect(),
+            present: hold.present,
+        });
+        learned.collect()
+    }
+
+    /// Takes the clocks of an earlier process over.
+    pub fn restore(&mut self, learned: &[LearnedHold], now: Tick) {
+        if !learned.is_empty() {
+            let holds = learned.iter().map(|hold| Hold {
+                past: hold
+                    .past
+                    .iter()
+                    .map(|&(value, ago)| (value, before(now, ago)))
+                    .collect(),
+                present: hold.present,
+            });
+            self.0 = holds.collect();
+        }
     }
 
     fn allowed(&self, tier: usize) -> u64 {

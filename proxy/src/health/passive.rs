@@ -14,6 +14,7 @@ use fairlead_runtime::clock::Tick;
 
 use crate::{
     balancer::hash::mix,
+    directory::learned::{before, millis},
     registry::{EndpointId, EndpointState, Flags, Outcome},
 };
 
@@ -44,6 +45,22 @@ enum Phase {
     Trial { again: Tick },
     /// It came back; forgotten from `forget` on.
     Back { forget: Tick },
+}
+
+/// An ejection as a successor gets it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LearnedEjection {
+    /// It takes nothing; otherwise this only counts for the next ejection.
+    pub is_out: bool,
+    /// For so long from now on.
+    pub until_millis: u64,
+    /// How often lately.
+    pub times: u32,
+    /// It came from resets, which a good connect doesn't disprove.
+    pub reset: bool,
+    /// How long ago.
+    pub since_millis: u64,
 }
 
 /// What the rules look at besides.
@@ -210,6 +227,48 @@ impl Ejections {
         ejection
             .is_out()
             .then_some((ejection.outcome, ejection.times, ejection.since))
+    }
+
+    /// An ejection, or what is remembered of one, for a successor.
+    pub fn learned(&self, endpoint: EndpointId, now: Tick) -> Option<LearnedEjection> {
+        let ejection = self.by_endpoint.get(&endpoint)?;
+        let (is_out, until) = match ejection.phase {
+            Phase::Out { until } => (true, until),
+            // The successor puts it on trial at once.
+            Phase::Trial { .. } => (true, now),
+            Phase::Back { forget } => (false, forget),
+        };
+        Some(LearnedEjection {
+            is_out,
+            until_millis: millis(until - now),
+            times: ejection.times,
+            reset: ejection.outcome == Outcome::ResetBeforeData,
+            since_millis: millis(now - ejection.since),
+        })
+    }
+
+    /// Takes an ejection over from an earlier process.
+    pub fn restore(&mut self, endpoint: &Arc<EndpointState>, learned: &LearnedEjection, now: Tick) {
+        let until = now.after(Duration::from_millis(learned.until_millis).min(EJECTION_MAX * 2));
+        let outcome = match learned.reset {
+            true => Outcome::ResetBeforeData,
+            false => Outcome::Refused,
+        };
+        let phase = match learned.is_out {
+            true => Phase::Out { until },
+            false => Phase::Back { forget: until },
+        };
+        let ejection = Ejection {
+            endpoint: endpoint.clone(),
+            phase,
+            times: learned.times,
+            outcome,
+            since: before(now, learned.since_millis),
+        };
+        self.by_endpoint.insert(endpoint.id, ejection);
+        if learned.is_out {
+            endpoint.change_flags(Flags::EJECTED, Flags::TRIAL);
+        }
     }
 
     fn may_eject(&self, endpoint: &EndpointState, census: Census) -> bool {

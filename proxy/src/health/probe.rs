@@ -387,6 +387,25 @@ impl Schedule {
         }
     }
 
+    /// What its own probes say; none before they say anything.
+    pub fn verdict(&self, endpoint: EndpointId) -> Option<bool> {
+        let slot = self.slots.get(endpoint.0 as usize)?;
+        match (slot.endpoint.as_ref(), slot.state) {
+            (None, _) | (_, State::Unverified) => None,
+            (_, state) => Some(state == State::Good),
+        }
+    }
+
+    /// Takes over what an earlier process's probes said.
+    pub fn restore(&mut self, endpoint: &EndpointState, good: bool) {
+        if let Some(slot) = self.slots.get_mut(endpoint.id.0 as usize)
+            && slot.endpoint.is_some()
+        {
+            self.unverified -= u32::from(slot.state == State::Unverified);
+            slot.state = if good { State::Good } else { State::Bad };
+        }
+    }
+
     /// Why its probes count as bad: its own last error; none when its member is dead.
     pub fn error(&self, endpoint: EndpointId) -> Option<ProbeError> {
         let slot = self.slots.get(endpoint.0 as usize)?;
