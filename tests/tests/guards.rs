@@ -18,6 +18,7 @@ const SHELLS: &[&str] = &[
     "controller/cli/src",
     "controller/src/app",
     "controller/src/main",
+    "proxy/config/src/xds/service",
     "proxy/runtime/src",
     "proxy/src/admin",
     "proxy/src/app",

@@ -31,4 +31,4 @@ pub mod xds;
 pub mod yaml;
 
 #[cfg(test)]
-mod arbitrary;
+mod tests;

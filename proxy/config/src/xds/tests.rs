@@ -17,13 +17,13 @@ use super::{
     *,
 };
 use crate::{
-    arbitrary,
     endpoint::ObjectState,
     frontend::Protocol,
     name::{FrontendName, MemberName, ServiceName},
     policy::{Balancer, Policy},
     service::MemberWeight,
     snapshot::Change,
+    tests::arbitrary,
     yaml,
 };
 
@@ -175,6 +175,17 @@ fn only_what_fields_cannot_say_rides_in_metadata() {
         std::sync::Arc::make_mut(service).policy = Policy::default();
     }
     assert_eq!(keys(&snapshot), Vec::<String>::new());
+}
+
+#[test]
+fn a_service_whose_members_all_drain_goes_on_draining() {
+    let snapshot = of_file(
+        "services: [ { name: a/b:c, tiers: [ { members: [ { name: m, weight: 0 } ] } ] } ]",
+    );
+    assert_eq!(
+        decode(parts(&encode(&snapshot, &Stamp::default()))),
+        snapshot
+    );
 }
 
 #[test]

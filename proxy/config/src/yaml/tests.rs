@@ -4,12 +4,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    arbitrary,
     endpoint::{ObjectState, Target},
     frontend::{AcceptedVersions, Protocol, SniPattern},
     name::{FrontendName, MemberName, ServiceName},
     policy::{AccessLog, Affinity, Balancer, Policy, Probe},
     service::MemberWeight,
+    tests::arbitrary,
 };
 
 /// The file that the documentation shows.

@@ -102,7 +102,8 @@ fn add(snapshot: &mut Snapshot, name: ServiceName, parts: Parts) {
 }
 
 fn service() -> impl Strategy<Value = Parts> {
-    let member = (0..3_u8, 0..=1_000_000_u32, vec(endpoint(), 0..4)).prop_map(|(tier, w, rows)| {
+    let weight = prop_oneof![Just(0_u32), 0..=1_000_000_u32];
+    let member = (0..3_u8, weight, vec(endpoint(), 0..4)).prop_map(|(tier, w, rows)| {
         let weight = MemberWeight::from_thousandths(w).expect("in range");
         (tier, weight, rows)
     });
