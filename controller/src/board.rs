@@ -7,6 +7,7 @@
 //! Each table keeps a log of what changed at which revision, so a stream that is nearly up to date
 //! looks at those names only.
 
+mod encoder;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -19,16 +20,15 @@ use std::{
 use fairlead_config::{
     frontend::Frontend,
     name::FrontendName,
-    service::Service,
-    snapshot::{Endpoints, Snapshot},
+    snapshot::Snapshot,
     xds::{
-        endpoints,
         envelope::{Stamp, seal},
-        listeners, policy,
+        listeners,
         proto::fairlead::{Import, ImportType},
     },
 };
 
+use encoder::Encoder;
 pub use table::{Resource, Table, Type};
 
 use crate::{
@@ -44,6 +44,7 @@ pub struct Board {
     imports: Table,
     full_imports: Table,
     watched: BTreeMap<ServiceKey, Vec<String>>,
+    encoder: Encoder,
     revision: u64,
     epoch: String,
 }
@@ -55,15 +56,6 @@ struct Group {
     listeners: BTreeMap<String, BTreeMap<FrontendName, Frontend>>,
     table: Table,
 }
-
-/// Encodes a row once for all groups that share it.
-#[derive(Default)]
-struct Encoder {
-    stamp: Stamp,
-    rows: BTreeMap<(*const Service, *const Endpoints), Encoded>,
-}
-
-type Encoded = (Resource, Option<Resource>);
 
 impl Board {
     /// A board for a store of this epoch.
@@ -79,16 +71,14 @@ impl Board {
     pub fn apply(&mut self, plan: &Plan, as_of: u64) -> bool {
         let before = self.revision;
         self.revision += 1;
-        let mut encoder = Encoder {
-            stamp: Stamp {
-                as_of,
-                epoch: self.epoch.clone(),
-            },
-            rows: BTreeMap::new(),
-        };
+        let mut encoder = std::mem::take(&mut self.encoder);
+        encoder.start(Stamp {
+            as_of,
+            epoch: self.epoch.clone(),
+        });
         let mut changed = false;
         for (key, service) in &plan.services {
-            changed |= self.put_import(key, service.import.as_deref(), &encoder.stamp);
+            changed |= self.put_import(key, service.import.as_deref(), encoder.stamp());
             let old = match service.watched.is_empty() {
                 true => self.watched.remove(key).unwrap_or_default(),
                 false => {
@@ -123,6 +113,7 @@ impl Board {
                 changed |= self.put(name, &key, Rows::default(), &mut encoder);
             }
         }
+        self.encoder = encoder;
         if !changed {
             self.revision = before;
         }
@@ -242,6 +233,7 @@ impl Board {
             if !rows.services.iter().any(|new| new.name == service.name) {
                 group.table.remove(Type::Cluster, name, revision);
                 group.table.remove(Type::Assignment, name, revision);
+                encoder.forget(&service.name);
             }
         }
         for (service, (name, endpoints)) in rows.services.iter().zip(&rows.endpoints) {
@@ -266,7 +258,7 @@ impl Board {
             group.rows.insert(key.clone(), rows);
         }
         for name in listeners {
-            group.put_listener(&name, revision, &encoder.stamp);
+            group.put_listener(&name, revision, encoder.stamp());
         }
         true
     }
@@ -320,25 +312,5 @@ impl Group {
                 self.table.remove(Type::Listener, name, revision);
             }
         }
-    }
-}
-
-// === impl Encoder ===
-
-impl Encoder {
-    fn service(&mut self, service: &Arc<Service>, rows: &Arc<Endpoints>) -> Encoded {
-        let at = (Arc::as_ptr(service), Arc::as_ptr(rows));
-        if let Some(encoded) = self.rows.get(&at) {
-            return encoded.clone();
-        }
-        let cluster = policy::cluster(service, rows);
-        let name = service.name.as_str();
-        let assignment = cluster
-            .load_assignment
-            .is_none()
-            .then(|| seal(name, &endpoints::assignment(service, rows), &self.stamp).into());
-        let encoded: Encoded = (seal(name, &cluster, &self.stamp).into(), assignment);
-        self.rows.insert(at, encoded.clone());
-        encoded
     }
 }

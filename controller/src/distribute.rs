@@ -35,7 +35,7 @@ use crate::{
     addresses, claims,
     ports::{self, WantedPort},
     services::{Import, UnionPort},
-    world::{GroupName, Heartbeat, ServiceKey, World, matches_pattern},
+    world::{GroupName, Heartbeat, ServiceKey, SliceEndpoint, World, matches_pattern},
 };
 
 /// What is the same for every proxy group.
@@ -81,6 +81,18 @@ pub struct Part {
     pub withdrawn: bool,
     /// Endpoints that did not fit.
     pub left_out: usize,
+}
+
+/// What a member's mirrored slices say of a service, whatever the import makes of it.
+#[derive(Debug, Default)]
+pub(crate) struct MemberRows {
+    /// Addresses refused, and why.
+    refused: Vec<(String, String)>,
+    /// Distinct addresses taken, and those of them that are ready.
+    endpoints: usize,
+    ready: usize,
+    /// By the member's own name of the port and its protocol, in order.
+    ports: BTreeMap<(String, String), Vec<Arc<Endpoint>>>,
 }
 
 /// Where a proxy group is and listens.
@@ -341,9 +353,9 @@ fn parts(
 ) -> BTreeMap<MemberName, Part> {
     let mut parts = BTreeMap::new();
     for (name, exporter) in &import.members {
-        let Some(member) = world.members.get(name) else {
+        if !world.members.contains_key(name) {
             continue;
-        };
+        }
         let asked = policy.and_then(|policy| {
             let weights = policy.spec.weights.iter();
             weights
@@ -359,26 +371,10 @@ fn parts(
             withdrawn: false,
             left_out: 0,
         };
-        let mut seen: BTreeMap<IpAddr, bool> = BTreeMap::new();
-        let slices = world.slices.get(key).and_then(|of| of.get(name));
-        for slice in slices.into_iter().flat_map(BTreeMap::values) {
-            let unreadable = slice.unreadable.iter();
-            part.refused
-                .extend(unreadable.map(|text| (text.clone(), "is no IP address".to_owned())));
-            for endpoint in &slice.endpoints {
-                match addresses::refusal(endpoint.ip, member, world.settings) {
-                    Some(why) => part.refused.push((endpoint.ip.to_string(), why)),
-                    None => {
-                        *seen.entry(endpoint.ip).or_default() |=
-                            endpoint.state == ObjectState::Ready;
-                    }
-                }
-            }
-        }
-        part.endpoints = seen.len();
-        part.ready = seen.values().filter(|ready| **ready).count();
-        part.refused.sort();
-        part.refused.dedup();
+        let rows = world.member_rows(key, name);
+        part.endpoints = rows.endpoints;
+        part.ready = rows.ready;
+        part.refused.clone_from(&rows.refused);
         parts.insert(name.clone(), part);
     }
     parts
@@ -391,62 +387,93 @@ fn endpoints(
     probed: bool,
     parts: &mut BTreeMap<MemberName, Part>,
 ) -> Endpoints {
-    let mut all = Endpoints::new();
-    let slices = world.slices.get(key);
+    let mut all: Vec<Arc<Endpoint>> = Vec::new();
     for (name, local) in &union.exposed_by {
-        let (Some(member), Some(of_member), Some(part)) = (
-            world.members.get(name),
-            slices.and_then(|slices| slices.get(name)),
-            parts.get_mut(name),
-        ) else {
+        let (Some(member), Some(part)) = (world.members.get(name), parts.get_mut(name)) else {
             continue;
         };
         let withdrawn = member.heartbeat == Heartbeat::Lost && !probed;
         part.withdrawn |= withdrawn;
-        for slice in of_member.values() {
-            let port = slice
-                .ports
-                .iter()
-                .find(|port| port.name == *local && port.protocol == union.port.protocol());
-            let Some(port) = port else {
+        let rows = world.member_rows(key, name);
+        let Some(of_port) = rows
+            .ports
+            .get(&(local.clone(), union.port.protocol().to_owned()))
+        else {
+            continue;
+        };
+        let room = ENDPOINTS_MAX - all.len();
+        part.left_out += of_port.len().saturating_sub(room);
+        let fitting = of_port.iter().take(room);
+        all.extend(fitting.map(|endpoint| match withdrawn {
+            false => Arc::clone(endpoint),
+            true => Arc::new(Endpoint {
+                state: ObjectState::NotReady,
+                ..(**endpoint).clone()
+            }),
+        }));
+    }
+    // Members come in order, and so do the endpoints of each: this builds in one pass.
+    all.into_iter().collect()
+}
+
+/// Works out what a member's mirrored slices say of a service.
+pub(crate) fn member_rows(world: &World, key: &ServiceKey, name: &MemberName) -> MemberRows {
+    let mut rows = MemberRows::default();
+    let slices = world.slices.get(key).and_then(|slices| slices.get(name));
+    let (Some(member), Some(slices)) = (world.members.get(name), slices) else {
+        return rows;
+    };
+    let mut seen: BTreeMap<IpAddr, bool> = BTreeMap::new();
+    let mut ports: BTreeMap<(String, String), Endpoints> = BTreeMap::new();
+    for slice in slices.values() {
+        let unreadable = slice.unreadable.iter();
+        rows.refused
+            .extend(unreadable.map(|text| (text.clone(), "is no IP address".to_owned())));
+        for endpoint in &slice.endpoints {
+            if let Some(why) = addresses::refusal(endpoint.ip, member, world.settings) {
+                rows.refused.push((endpoint.ip.to_string(), why));
                 continue;
-            };
-            for endpoint in &slice.endpoints {
-                if addresses::refusal(endpoint.ip, member, world.settings).is_some() {
-                    continue;
-                }
-                let endpoint_key = EndpointKey {
-                    member: name.clone(),
-                    target: Target::Addr((endpoint.ip, port.port).into()),
-                };
-                let state = if withdrawn {
-                    ObjectState::NotReady
-                } else {
-                    endpoint.state
-                };
-                let row = Endpoint {
-                    key: endpoint_key.clone(),
-                    weight: ENDPOINT_WEIGHT,
-                    zone: endpoint.zone.clone(),
-                    state,
-                    hop: Hop::Direct,
-                };
-                if all.len() >= ENDPOINTS_MAX && !all.contains_key(&endpoint_key) {
-                    part.left_out += 1;
-                    continue;
-                }
-                // An address may stand in two slices while one of them is being rewritten: what is
-                // good in either is good.
-                match all.get(&endpoint_key) {
-                    Some(have) if rank(have.state) <= rank(state) => {}
-                    _ => {
-                        all.insert(Arc::new(row));
-                    }
-                }
+            }
+            *seen.entry(endpoint.ip).or_default() |= endpoint.state == ObjectState::Ready;
+            for port in &slice.ports {
+                let of_port = ports
+                    .entry((port.name.clone(), port.protocol.clone()))
+                    .or_default();
+                put(of_port, name, endpoint, port.port);
             }
         }
     }
-    all
+    rows.endpoints = seen.len();
+    rows.ready = seen.values().filter(|ready| **ready).count();
+    rows.refused.sort();
+    rows.refused.dedup();
+    let ports = ports.into_iter();
+    rows.ports = ports
+        .map(|(port, endpoints)| (port, endpoints.values().cloned().collect()))
+        .collect();
+    rows
+}
+
+/// An address may stand in two slices while one of them is being rewritten: what is good in either
+/// is good.
+fn put(all: &mut Endpoints, member: &MemberName, endpoint: &SliceEndpoint, port: u16) {
+    let key = EndpointKey {
+        member: member.clone(),
+        target: Target::Addr((endpoint.ip, port).into()),
+    };
+    let better = all
+        .get(&key)
+        .is_none_or(|have| rank(endpoint.state) < rank(have.state));
+    if better {
+        let row = Endpoint {
+            key,
+            weight: ENDPOINT_WEIGHT,
+            zone: endpoint.zone.clone(),
+            state: endpoint.state,
+            hop: Hop::Direct,
+        };
+        all.insert(Arc::new(row));
+    }
 }
 
 fn rank(state: ObjectState) -> u8 {

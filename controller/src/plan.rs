@@ -17,14 +17,14 @@ use std::{
     sync::Arc,
 };
 
-use fairlead_config::xds::proto::fairlead::Import;
+use fairlead_config::{name::MemberName, xds::proto::fairlead::Import};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{
     distribute::{self, Backend, Rows, View},
     imports,
     ports::{self, WantedPort},
-    services::{self, Aggregate, Outcome},
+    services::{Aggregate, Outcome},
     status::{self, Write},
     world::{Dirty, GroupName, ServiceKey, World},
 };
@@ -69,7 +69,7 @@ pub fn plan(world: &World, dirty: &Dirty, now: &Time) -> Plan {
     let keys = if dirty.everything {
         world.service_keys()
     } else {
-        dirty.services.clone()
+        dirty.keys()
     };
     let mut reallocate: BTreeSet<GroupName> = match dirty.everything {
         true => views.iter().map(|view| view.group.clone()).collect(),
@@ -78,7 +78,9 @@ pub fn plan(world: &World, dirty: &Dirty, now: &Time) -> Plan {
     reallocate.extend(dirty.groups.iter().cloned());
     for key in &keys {
         let decided = decide(world, key);
-        plan_service(world, key, &decided, &views, now, &mut plan);
+        plan_service(world, key, &decided, &views, &mut plan);
+        let only = dirty.only_members(key);
+        write_statuses(world, key, &decided, only, now, &mut plan);
         for view in &views {
             if !has_settled_ports(world, key, &decided, view) {
                 reallocate.insert(view.group.clone());
@@ -100,12 +102,12 @@ pub fn plan(world: &World, dirty: &Dirty, now: &Time) -> Plan {
 }
 
 struct Decided {
-    aggregate: Aggregate,
+    aggregate: Arc<Aggregate>,
     backend: Option<Backend>,
 }
 
 fn decide(world: &World, key: &ServiceKey) -> Decided {
-    let aggregate = services::aggregate(world, key);
+    let aggregate = world.aggregate(key);
     let import = aggregate.import.as_ref();
     let backend = import.map(|import| distribute::backend(world, key, import));
     Decided { aggregate, backend }
@@ -116,7 +118,6 @@ fn plan_service(
     key: &ServiceKey,
     decided: &Decided,
     views: &[Arc<View>],
-    now: &Time,
     plan: &mut Plan,
 ) {
     let Decided { aggregate, backend } = decided;
@@ -128,9 +129,6 @@ fn plan_service(
             .as_ref()
             .map_or_else(Vec::new, |one| one.watched(world, key)),
     };
-    let mut problems = Vec::new();
-    let policies = world.policies(key);
-    let policy = policies.first().map(|policy| &***policy);
     let mut shared: Option<Rows> = None;
     for view in views {
         if let Some(backend) = backend {
@@ -142,14 +140,33 @@ fn plan_service(
                 service.rows.insert(view.group.clone(), rows);
             }
         }
+    }
+    plan.services.insert(key.clone(), service);
+}
+
+/// `only` names the members whose exports can have changed; all where absent.
+fn write_statuses(
+    world: &World,
+    key: &ServiceKey,
+    decided: &Decided,
+    only: Option<&BTreeSet<MemberName>>,
+    now: &Time,
+    plan: &mut Plan,
+) {
+    let Decided { aggregate, backend } = decided;
+    let import = aggregate.import.as_ref();
+    let policies = world.policies(key);
+    let policy = policies.first().map(|policy| &***policy);
+    let mut problems = missing_groups(world, policy);
+    for view in world.views.values() {
         problems.extend(distribute::wanted(key, import, policy, view).1);
     }
-    problems.extend(missing_groups(world, policy));
     plan.writes.extend(status::exports(
         world,
         key,
         aggregate,
         backend.as_ref(),
+        only,
         now,
     ));
     plan.writes.extend(status::import(world, key, import, now));
@@ -157,12 +174,10 @@ fn plan_service(
         world,
         key,
         backend.as_ref(),
-        views,
         &problems,
         now,
     ));
     report(key, decided, problems, &mut plan.report);
-    plan.services.insert(key.clone(), service);
 }
 
 fn missing_groups(
@@ -249,7 +264,7 @@ fn wanted_of_group(world: &World, view: &View) -> Vec<WantedPort> {
         let policies = world.policies(&key);
         let policy = policies.first().map(|policy| &***policy);
         if view.serves(&key, policy) {
-            let aggregate = services::aggregate(world, &key);
+            let aggregate = world.aggregate(&key);
             all.extend(distribute::wanted(&key, aggregate.import.as_ref(), policy, view).0);
         }
     }

@@ -3,7 +3,7 @@
 //! A write carries the resourceVersion that it was decided on: whoever decided on an old state, a
 //! deposed leader above all, is refused by the API server and plans again.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::{BTreeMap, BTreeSet};
 
 use fairlead_api::{
     conditions::{self, Wanted, kind, reason},
@@ -19,7 +19,7 @@ use fairlead_config::name::MemberName;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::{
-    distribute::{self, Backend, View},
+    distribute::{self, Backend},
     ports,
     services::{Aggregate, Import, Outcome},
     world::{ExportKey, Heartbeat, ServiceKey, World},
@@ -120,16 +120,20 @@ impl Write {
     }
 }
 
-/// The outcomes of a service's exports.
+/// The outcomes of a service's exports; of these members only, where some are named.
 pub fn exports(
     world: &World,
     key: &ServiceKey,
     aggregate: &Aggregate,
     backend: Option<&Backend>,
+    only: Option<&BTreeSet<MemberName>>,
     now: &Time,
 ) -> Vec<Write> {
     let mut writes = Vec::new();
     for (slot, outcome) in &aggregate.outcomes {
+        if only.is_some_and(|only| !only.contains(&slot.member)) {
+            continue;
+        }
         let Some(export) = world.exports.get(key).and_then(|of| of.get(slot)) else {
             continue;
         };
@@ -288,7 +292,6 @@ pub fn services(
     world: &World,
     key: &ServiceKey,
     backend: Option<&Backend>,
-    views: &[Arc<View>],
     problems: &[String],
     now: &Time,
 ) -> Vec<Write> {
@@ -297,7 +300,7 @@ pub fn services(
         let old = object.status.clone().unwrap_or_default();
         let generation = object.metadata.generation;
         let status = if at == 0 {
-            service_status(world, key, object, backend, views, problems, &old, now)
+            service_status(world, key, object, backend, problems, &old, now)
         } else {
             let first = world.policies(key)[0].metadata.name.clone();
             let message = format!(
@@ -336,15 +339,12 @@ fn service_status(
     key: &ServiceKey,
     object: &MultiClusterService,
     backend: Option<&Backend>,
-    views: &[Arc<View>],
     problems: &[String],
     old: &MultiClusterServiceStatus,
     now: &Time,
 ) -> MultiClusterServiceStatus {
-    let frontends = frontends(world, object, backend, views);
-    let members = backend.map_or_else(Vec::new, |backend| {
-        members(world, key, object, backend, views)
-    });
+    let frontends = frontends(world, object, backend);
+    let members = backend.map_or_else(Vec::new, |backend| members(world, key, object, backend));
     let taking = |member: &&MemberStatus| {
         matches!(member.state, MemberState::Active | MemberState::Silent)
             && member.ready_endpoints > 0
@@ -424,11 +424,10 @@ fn frontends(
     world: &World,
     object: &MultiClusterService,
     backend: Option<&Backend>,
-    views: &[Arc<View>],
 ) -> Vec<FrontendStatus> {
     let mut all = Vec::new();
     let backend_ports = backend.map_or(&[][..], |backend| &backend.ports[..]);
-    for view in views {
+    for view in world.views.values() {
         if view.asked(object).next().is_none() {
             continue;
         }
@@ -463,15 +462,10 @@ fn members(
     key: &ServiceKey,
     object: &MultiClusterService,
     backend: &Backend,
-    views: &[Arc<View>],
 ) -> Vec<MemberStatus> {
     let first = object.spec.frontends.first();
     let place = first
-        .and_then(|frontend| {
-            views
-                .iter()
-                .find(|view| *view.group == *frontend.proxy_group)
-        })
+        .and_then(|frontend| world.views.get(frontend.proxy_group.as_str()))
         .map(|view| view.place.clone())
         .unwrap_or_default();
     let all = backend.members.keys();

@@ -29,7 +29,10 @@ use fairlead_config::name::MemberName;
 use ipnet::IpNet;
 use k8s_openapi::{api::discovery::v1::EndpointSlice, jiff::Timestamp};
 
-use crate::distribute::View;
+use crate::{
+    distribute::{self, MemberRows, View},
+    services::{self, Aggregate},
+};
 
 /// `namespace/name` of a service.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,6 +69,10 @@ pub struct World {
     pub(crate) services: BTreeMap<ServiceKey, BTreeMap<Arc<str>, Arc<MultiClusterService>>>,
     pub(crate) imports: BTreeMap<ServiceKey, Arc<ServiceImport>>,
     pub(crate) groups: BTreeMap<GroupName, Arc<ProxyGroup>>,
+    /// What is known of the exports of a service, and of a member's slices of it: worked out by
+    /// [`Self::take_dirty`] where it has changed.
+    aggregates: BTreeMap<ServiceKey, Arc<Aggregate>>,
+    rows: BTreeMap<ServiceKey, BTreeMap<MemberName, Arc<MemberRows>>>,
     /// What each group is and where, kept as it is read by every plan.
     pub(crate) views: BTreeMap<GroupName, Arc<View>>,
     pub(crate) loads: BTreeMap<ServiceKey, BTreeMap<MemberName, Load>>,
@@ -85,6 +92,8 @@ pub struct Dirty {
     pub everything: bool,
     /// These services.
     pub services: BTreeSet<ServiceKey>,
+    /// Of these services, only endpoints of these members.
+    pub slices: BTreeMap<ServiceKey, BTreeSet<MemberName>>,
     /// These proxy groups, with everything they serve.
     pub groups: BTreeSet<GroupName>,
     /// Something was taken away: such a change does not wait for others.
@@ -304,12 +313,62 @@ impl World {
 
     /// What has changed since the last call.
     pub fn take_dirty(&mut self) -> Dirty {
-        std::mem::take(&mut self.dirty)
+        let dirty = std::mem::take(&mut self.dirty);
+        let keys = match dirty.everything {
+            true => self.service_keys(),
+            false => dirty.keys(),
+        };
+        for key in keys {
+            if !self.aggregates.contains_key(&key) && self.exports.contains_key(&key) {
+                let aggregate = services::aggregate(self, &key);
+                self.aggregates.insert(key.clone(), Arc::new(aggregate));
+            }
+            let members: Vec<MemberName> = match self.slices.get(&key) {
+                Some(slices) => slices.keys().cloned().collect(),
+                None => Vec::new(),
+            };
+            for member in members {
+                let known = self
+                    .rows
+                    .get(&key)
+                    .is_some_and(|rows| rows.contains_key(&member));
+                if !known {
+                    let rows = Arc::new(distribute::member_rows(self, &key, &member));
+                    self.rows
+                        .entry(key.clone())
+                        .or_default()
+                        .insert(member, rows);
+                }
+            }
+        }
+        dirty
+    }
+
+    /// What became of the exports of a service.
+    pub fn aggregate(&self, key: &ServiceKey) -> Arc<Aggregate> {
+        match self.aggregates.get(key) {
+            Some(aggregate) => Arc::clone(aggregate),
+            None => Arc::new(services::aggregate(self, key)),
+        }
+    }
+
+    pub(crate) fn member_rows(&self, key: &ServiceKey, member: &MemberName) -> Arc<MemberRows> {
+        match self.rows.get(key).and_then(|rows| rows.get(member)) {
+            Some(rows) => Arc::clone(rows),
+            None => Arc::new(distribute::member_rows(self, key, member)),
+        }
     }
 
     /// Whether a plan is due.
     pub fn is_dirty(&self) -> bool {
-        self.dirty.everything || !self.dirty.services.is_empty() || !self.dirty.groups.is_empty()
+        let Dirty {
+            everything,
+            services,
+            slices,
+            groups,
+            ..
+        } = &self.dirty;
+        *everything || !services.is_empty() || !slices.is_empty() || !groups.is_empty()
     }
 
     /// Whether a removal waits to be planned.
@@ -503,11 +562,31 @@ impl Dirty {
         }
     }
 
+    /// The services that are named.
+    pub fn keys(&self) -> BTreeSet<ServiceKey> {
+        self.services
+            .iter()
+            .chain(self.slices.keys())
+            .cloned()
+            .collect()
+    }
+
+    /// The members of a service whose endpoints are all that changed of it; `None`: it is more.
+    pub fn only_members(&self, key: &ServiceKey) -> Option<&BTreeSet<MemberName>> {
+        if self.everything || self.services.contains(key) {
+            return None;
+        }
+        self.slices.get(key)
+    }
+
     /// Both.
     pub fn merge(&mut self, other: Self) {
         self.everything |= other.everything;
         self.removals |= other.removals;
         self.services.extend(other.services);
+        for (key, members) in other.slices {
+            self.slices.entry(key).or_default().extend(members);
+        }
         self.groups.extend(other.groups);
     }
 }

@@ -337,7 +337,9 @@ async fn an_agent_gets_imports_and_loses_its_stream_when_its_member_is_taken_out
     world.member("a").await;
     world.exports("a", &["10.0.0.1"]).await;
     let mut agent = world.plain("member/a").await;
-    agent.until(|agent| !agent.imports.is_empty()).await;
+    let import = |agent: &Proxy| agent.imports.get("shop/web").cloned();
+    let full = |agent: &Proxy| import(agent).is_some_and(|one| !one.endpoints.is_empty());
+    agent.until(full).await;
     assert_eq!(agent.imports["shop/web"].endpoints[0].ip, "10.0.0.1");
     let members: Api<MemberCluster> = Api::all(world.client.clone());
     members.delete("a", &DeleteParams::default()).await.unwrap();
@@ -560,6 +562,51 @@ impl World {
         let channel = Channel::from_shared(format!("https://{}", self.hub.addr)).unwrap();
         channel.tls_config(tls).unwrap().connect().await.unwrap()
     }
+}
+
+#[tokio::test]
+async fn two_replicas_serve_the_same_and_the_second_writes_when_the_first_stops() {
+    let world = world(false).await;
+    let account = "system:serviceaccount:fairlead-system:fairlead-hub";
+    let mut second = run(HubConfig {
+        client: world.server.client_as(account, ["system:serviceaccounts"]),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        names: Vec::new(),
+        tls: false,
+        replica: "hub-1".into(),
+        api_server: None,
+        settings: Settings::default(),
+        clock: Clock::system(),
+    })
+    .await
+    .unwrap();
+    second.ready().await;
+    world.member("a").await;
+    world.exports("a", &["10.0.0.1"]).await;
+    world.serves().await;
+    assert!(world.hub.leads() && !second.leads());
+    let first = world.hub.shared.board.clone();
+    eventually("the same decisions", async || {
+        let one = first.read().hash("edge")?;
+        let other = second.shared.board.read().hash("edge")?;
+        let served = !first.read().snapshot("edge").frontends.is_empty();
+        (served && one == other).then_some(())
+    })
+    .await;
+    world.hub.stop().await;
+    eventually("a new leader", async || second.leads().then_some(())).await;
+    let services: Api<MultiClusterService> = Api::namespaced(world.client.clone(), "shop");
+    services
+        .delete("web", &DeleteParams::default())
+        .await
+        .unwrap();
+    let groups: Api<ProxyGroup> = Api::all(world.client.clone());
+    eventually("the port to be given back", async || {
+        let status = groups.get("edge").await.ok()?.status?;
+        (status.frontend_count == 0).then_some(())
+    })
+    .await;
+    second.stop().await;
 }
 
 #[tokio::test]

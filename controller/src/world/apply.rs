@@ -82,6 +82,7 @@ impl World {
         self.export_at.insert(at, key.clone());
         if !same {
             self.saw(version);
+            self.aggregates.remove(&key);
             self.dirty.services.insert(key);
         }
     }
@@ -101,6 +102,7 @@ impl World {
                 self.exports.remove(&key);
             }
         }
+        self.aggregates.remove(&key);
         self.dirty.services.insert(key);
         self.dirty.removals = true;
     }
@@ -121,7 +123,7 @@ impl World {
             .slices
             .entry(key.clone())
             .or_default()
-            .entry(member)
+            .entry(member.clone())
             .or_default();
         let old = of_member.insert(at.1.clone(), slice.clone());
         self.slice_at.insert(at, key.clone());
@@ -131,7 +133,7 @@ impl World {
         {
             self.dirty.removals |= old.is_some_and(|old| convert::loses_endpoints(&old, &slice));
             self.saw(slice.version);
-            self.dirty.services.insert(key);
+            self.touch_slices(key, member);
         }
     }
 
@@ -152,7 +154,9 @@ impl World {
                 self.slices.remove(&key);
             }
         }
-        self.dirty.services.insert(key);
+        if let Some(member) = member_of(&at.0) {
+            self.touch_slices(key, member);
+        }
         self.dirty.removals = true;
     }
 
@@ -234,6 +238,10 @@ impl World {
                     .is_some_and(|of| of.contains_key(member))
             {
                 self.dirty.services.insert(key.clone());
+                self.aggregates.remove(key);
+                if let Some(rows) = self.rows.get_mut(key) {
+                    rows.remove(member);
+                }
             }
         }
     }
@@ -277,6 +285,16 @@ impl World {
                 self.dirty.services.insert(key.clone());
             }
         }
+    }
+
+    fn touch_slices(&mut self, key: ServiceKey, member: MemberName) {
+        if let Some(rows) = self.rows.get_mut(&key) {
+            rows.remove(&member);
+            if rows.is_empty() {
+                self.rows.remove(&key);
+            }
+        }
+        self.dirty.slices.entry(key).or_default().insert(member);
     }
 
     pub(super) fn saw(&mut self, version: u64) {
