@@ -337,7 +337,10 @@ impl App {
                 let phase = self.departure.leave(self.clock.now());
                 self.note_phase(before, phase);
             }
-            Request::Reload => self.feed.reload.send_modify(|count| *count += 1),
+            Request::Reload => {
+                self.control.reopen_logs();
+                self.feed.reload.send_modify(|count| *count += 1);
+            }
             Request::Upgrade => {
                 if let Err(error) = self.takers.start_child(self.offer()) {
                     self.takers_failed(&error);

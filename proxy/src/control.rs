@@ -209,6 +209,11 @@ impl Control {
         affected
     }
 
+    /// Opens the access logs anew, after they were rotated.
+    pub fn reopen_logs(&self) {
+        self.routes.sinks().reopen();
+    }
+
     /// What is drained by hand.
     pub fn drains(&self) -> impl Iterator<Item = &Drain> {
         self.drains.iter()

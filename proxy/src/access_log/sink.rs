@@ -99,6 +99,7 @@ impl Sinks {
 
     /// Opens every file anew, after a rotation.
     pub fn reopen(&self) {
+        self.close_unused();
         for sink in self.open.lock().values() {
             sink.shared.reopen.store(true, Ordering::Release);
             sink.thread.unpark();

@@ -125,8 +125,14 @@ impl Routes {
         }
     }
 
+    /// Where sessions are logged.
+    pub(super) fn sinks(&self) -> &Sinks {
+        &self.sinks
+    }
+
     pub(super) fn remove_service(&mut self, name: &ServiceName) {
         self.services.remove(name);
+        self.sinks.close_unused();
     }
 
     /// The frontends of a service.

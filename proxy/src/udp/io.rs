@@ -17,31 +17,32 @@ use std::{
     time::Duration,
 };
 
-use fairlead_config::frontend::Protocol;
 use fairlead_runtime::clock::{Clock, Tick};
 
 use crate::{
-    access_log::{Reason, Record, Served},
+    access_log::Reason,
     health::Report,
-    metrics::{DatagramDrop, Fault, Metrics},
+    metrics::{DatagramDrop, Metrics},
     registry::Outcome,
-    sys::datagram::{
-        self, INBOX_SLOTS, Inbox, LocalIp, OUTBOX_SLOTS, Outbox, Outgoing, Received, Tell,
-    },
+    sys::datagram::{self, INBOX_SLOTS, Inbox, LocalIp, Outbox, Outgoing, Received, Tell},
     tcp::route::RouteTable,
 };
 
 use super::{
     flow::{Closed, Ends, Load},
     flows::{Flows, Key, Verdict},
-    world::{Ground, Home, Service},
+    world::{Ground, Home},
 };
 
+mod account;
+mod answers;
+mod errors;
 mod passing;
 
 #[cfg(test)]
 mod tests;
 
+use errors::{Unsent, is_no_train, unsent_of};
 pub(crate) use passing::Frozen;
 
 /// Tells the poller to watch a socket.
@@ -117,15 +118,6 @@ struct Answer {
     slot: usize,
     listener: u32,
     ends: Ends,
-}
-
-/// Why a datagram didn't leave.
-enum Unsent {
-    /// The endpoint's host answered an earlier one with an ICMP error, or there is no way to it.
-    Refused(Outcome),
-    Dropped(DatagramDrop),
-    /// This host can't open a socket for the flow, so it ends.
-    Fault(DatagramDrop, Reason),
 }
 
 // === impl Datagrams ===
@@ -441,83 +433,6 @@ impl Datagrams {
         Ok(())
     }
 
-    /// Takes answers of one flow into the inbox. True: there may be more.
-    fn receive_answers(&mut self, key: Key) -> io::Result<bool> {
-        if self.inbox.free() < ANSWER_BATCH {
-            self.flush();
-        }
-        let first = self.inbox.len();
-        let Some(upstream) = self.upstreams.get(key.index as usize) else {
-            return Ok(false);
-        };
-        let Some(upstream) = upstream.as_ref().filter(|upstream| upstream.key == key) else {
-            return Ok(false);
-        };
-        let listener = upstream.listener;
-        let received = self.inbox.receive(&upstream.socket, ANSWER_BATCH, false);
-        let count = match received {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            received => received?,
-        };
-        self.thread().receive_batches.inc();
-        for slot in first..first + count {
-            let load = load_of(&self.inbox.message(slot));
-            let Some((ends, is_first)) = self.flows.answer(key, load, self.now) else {
-                return Ok(false);
-            };
-            if is_first && let Some(flow) = self.flows.get_mut(key) {
-                let took = self.now - flow.asked;
-                self.ground
-                    .observe(&flow.home, Outcome::Connected(took), self.now);
-                self.ground.observe(&flow.home, Outcome::Served, self.now);
-            }
-            self.answers.push(Answer {
-                key,
-                slot,
-                listener,
-                ends,
-            });
-        }
-        Ok(count == ANSWER_BATCH)
-    }
-
-    /// Sends answers that leave by one listener.
-    fn send_answers(&mut self, mut batch: &[Answer]) {
-        let Some(Some(first)) = batch
-            .first()
-            .map(|first| &self.listeners[first.listener as usize])
-        else {
-            return;
-        };
-        let (inbox, any) = (&self.inbox, first.any);
-        let mut lost = Vec::new();
-        while !batch.is_empty() {
-            let messages = batch.iter().map(|answer| outgoing(answer, inbox, any));
-            self.settings
-                .metrics
-                .thread(self.settings.thread)
-                .send_batches
-                .inc();
-            match self.outbox.send(&first.socket, messages.take(OUTBOX_SLOTS)) {
-                Ok(sent) => batch = &batch[sent.max(1)..],
-                Err(error) => {
-                    let answer = &batch[0];
-                    let message = inbox.message(answer.slot);
-                    let alone = message.datagrams() > 1 && is_no_train(&error);
-                    if !alone || !send_apart(&first.socket, answer, inbox, any) {
-                        lost.push((*answer, drop_of(&error)));
-                    }
-                    batch = &batch[1..];
-                }
-            }
-        }
-        for (answer, reason) in lost {
-            let load = load_of(&self.inbox.message(answer.slot));
-            self.flows.unanswered(answer.key, load);
-            self.drop_datagrams(answer.key, reason, load);
-        }
-    }
-
     /// A flow's socket told an error, of the endpoint's host or of a router on the way.
     fn upstream_failed(&mut self, key: Key, error: &io::Error) {
         if let Unsent::Refused(outcome) = unsent_of(error) {
@@ -540,141 +455,9 @@ impl Datagrams {
         upstream.filter(|upstream| upstream.key == key)
     }
 
-    /// Closes the sockets of ended flows, counts and logs them.
-    fn bury(&mut self) {
-        let mut closed = std::mem::take(&mut self.closed);
-        for closed in closed.drain(..) {
-            let index = closed.key.index as usize;
-            if let Some(upstream) = self.upstreams.get_mut(index) {
-                *upstream = None;
-            }
-            self.settle(closed);
-        }
-        self.closed = closed;
-    }
-
-    /// The one place where the end of a flow is counted and logged.
-    fn settle(&self, closed: Closed<Ground>) {
-        let Closed {
-            mut flow, reason, ..
-        } = closed;
-        let traffic = flow.take_traffic();
-        flow.home.count(traffic);
-        let route = flow.service.0.load();
-        route.metrics.flows_active.dec();
-        route.metrics.flows_closed.inc(reason);
-        self.thread().flows_active.dec();
-        let Some(log) = &route.log else {
-            return;
-        };
-        let record = Record {
-            ended: self.settings.clock.wall(self.now),
-            protocol: Protocol::Udp,
-            service: Some(route.service.name.clone()),
-            frontend: Some(route.frontend.name.clone()),
-            client: flow.ends.client,
-            local: flow.ends.local,
-            peer: None,
-            served: Some(Served {
-                member: flow.home.live.member.name.clone(),
-                endpoint: flow.home.live.addr,
-                tier: flow.home.tier,
-            }),
-            sni: None,
-            reason,
-            duration: self.now - flow.opened,
-            connect: None,
-            traffic: flow.traffic,
-            attempts: 0,
-            hedged: false,
-            rehomed: flow.rehomed,
-        };
-        log.append(self.settings.thread, &record);
-    }
-
-    fn count_opened(&mut self, key: Key) {
-        self.thread().flows_active.inc();
-        if let Some(flow) = self.flows.get_mut(key) {
-            flow.home.count_opened();
-            flow.service.0.load().metrics.flows_active.inc();
-        }
-    }
-
-    fn count_rehomed(&mut self, key: Key) {
-        if let Some((home, traffic)) = self.flows.take_left() {
-            home.count(traffic);
-        }
-        if let Some(flow) = self.flows.get_mut(key) {
-            flow.home.count_opened();
-            flow.service.0.load().metrics.flows_rehomed.inc();
-        }
-    }
-
-    fn drop_datagrams(&mut self, key: Key, reason: DatagramDrop, load: Load) {
-        match self.flows.get_mut(key) {
-            Some(flow) => count_drop(&flow.service, reason, load),
-            // The flow went with the datagram.
-            None => self.process_drop(reason, load),
-        }
-    }
-
-    fn drop_unrouted(&mut self, ends: &Ends, reason: DatagramDrop, load: Load) {
-        match self.ground.service_at(ends) {
-            Some(service) => count_drop(&service, reason, load),
-            None => self.process_drop(reason, load),
-        }
-    }
-
-    fn process_drop(&self, reason: DatagramDrop, load: Load) {
-        let process = &self.settings.metrics.process;
-        process.datagrams_unrouted.add(reason, load.datagrams);
-    }
-
-    fn fault(&self, error: &io::Error) -> Reason {
-        let (fault, reason) = match error.raw_os_error() {
-            Some(libc::EMFILE | libc::ENFILE) => (Fault::Fds, Reason::FdPressure),
-            Some(libc::ENOMEM | libc::ENOBUFS | libc::ENOSPC) => {
-                (Fault::Memory, Reason::MemoryPressure)
-            }
-            Some(libc::EADDRNOTAVAIL | libc::EAGAIN) => (Fault::Ports, Reason::LocalFault),
-            Some(libc::EPERM | libc::EACCES) => (Fault::Permission, Reason::LocalFault),
-            _ => (Fault::Other, Reason::LocalFault),
-        };
-        self.settings.metrics.process.faults.inc(fault);
-        reason
-    }
-
     fn thread(&self) -> &crate::metrics::ThreadMetrics {
         self.settings.metrics.thread(self.settings.thread)
     }
-}
-
-fn count_drop(service: &Service, reason: DatagramDrop, load: Load) {
-    let route = service.0.load();
-    route.metrics.datagrams_dropped.add(reason, load.datagrams);
-}
-
-fn outgoing<'a>(answer: &Answer, inbox: &'a Inbox, any: bool) -> Outgoing<'a> {
-    let message = inbox.message(answer.slot);
-    Outgoing {
-        to: Some(answer.ends.client),
-        from: any.then(|| local_ip(answer.ends.local)),
-        segment: message.segment,
-        bytes: message.bytes,
-    }
-}
-
-/// Sends the datagrams of a train one by one; whether all left.
-fn send_apart(socket: &OwnedFd, answer: &Answer, inbox: &Inbox, any: bool) -> bool {
-    let whole = outgoing(answer, inbox, any);
-    let mut outbox = Outbox::new();
-    let parts = whole.bytes.chunks(whole.segment).map(|bytes| Outgoing {
-        segment: bytes.len(),
-        bytes,
-        ..whole
-    });
-    let count = parts.len();
-    outbox.send(socket, parts).is_ok_and(|sent| sent == count)
 }
 
 fn load_of(message: &Received<'_>) -> Load {
@@ -700,38 +483,6 @@ fn local_ip(addr: SocketAddr) -> LocalIp {
             SocketAddr::V6(addr) => addr.scope_id(),
         },
     }
-}
-
-fn unsent_of(error: &io::Error) -> Unsent {
-    match error.raw_os_error() {
-        Some(libc::ECONNREFUSED) => Unsent::Refused(Outcome::Refused),
-        Some(libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EHOSTDOWN | libc::ENETDOWN) => {
-            Unsent::Refused(Outcome::Unreachable)
-        }
-        _ => Unsent::Dropped(drop_of(error)),
-    }
-}
-
-fn drop_of(error: &io::Error) -> DatagramDrop {
-    match error.raw_os_error() {
-        Some(libc::EAGAIN) => DatagramDrop::SendBufferFull,
-        Some(libc::EMSGSIZE) => DatagramDrop::TooLarge,
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::ENOSPC) => {
-            DatagramDrop::Pressure
-        }
-        Some(libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH) => {
-            DatagramDrop::Unreachable
-        }
-        _ => DatagramDrop::SendError,
-    }
-}
-
-/// The path or its device takes no trains, or none of such datagrams.
-fn is_no_train(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE | libc::EOPNOTSUPP)
-    )
 }
 
 /// Messages of a listener at a time: few when few come, so that the call prepares few.

@@ -8,7 +8,7 @@ use std::{
 use arc_swap::ArcSwap;
 use fairlead_config::{
     endpoint::{Endpoint, EndpointKey, Hop, ObjectState, Target},
-    frontend::Frontend,
+    frontend::{Frontend, Protocol},
     name::{FrontendName, MemberName, ServiceName},
     policy::{AccessLog, Policy},
     service::{Member, MemberWeight, Service as ServiceRow, Tier},
