@@ -35,6 +35,7 @@ pub(crate) async fn install(core: &Core) {
         put(core, "services", service(ip)).await;
     }
     put(core, "endpointslices", slice(None)).await;
+    put(core, "configmaps", token_tracking(core)).await;
 }
 
 /// Tells clients in the cluster where the server answers: the endpoint of the `kubernetes` Service.
@@ -117,6 +118,17 @@ fn service(ip: IpAddr) -> Value {
             "internalTrafficPolicy": "Cluster",
         },
         "status": {"loadBalancer": {}},
+    })
+}
+
+/// Since when the use of tokens in Secrets is tracked: a controller of the real manager asks for it.
+fn token_tracking(core: &Core) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {
+            "name": "kube-apiserver-legacy-service-account-token-tracking", "namespace": "kube-system",
+        },
+        "data": {"since": core.now().strftime("%Y-%m-%d").to_string()},
     })
 }
 
