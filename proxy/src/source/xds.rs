@@ -7,7 +7,8 @@
 //!
 //! A resource carries the hash of its content as its version, `asOf` and `epoch`. An equal hash is
 //! ignored. A resource with a smaller `asOf` of the same epoch comes from a replica that is behind:
-//! it is held back for [`HELD_BACK`] and then accepted, counted, because by then it is the truth.
+//! it is held back for [`HELD_BACK`] and then accepted, counted, because by then it is the truth. So
+//! is a resource that comes back no newer than it was when it was removed.
 //!
 //! What took force is kept on disk ([`saved`]), so a restart without a control plane serves at once.
 //! Memory: the bytes of each resource, besides what they say.
@@ -51,6 +52,8 @@ pub struct Ads {
     held: [BTreeMap<String, Arc<Resource>>; 3],
     /// The assignments asked for on this stream.
     asked: BTreeSet<String>,
+    /// The stamps of what was removed, so that a replica that is behind can't bring it back.
+    removed: BTreeMap<(usize, String), Stamp>,
     /// Resources of a replica that is behind, by type and name.
     deferred: BTreeMap<(usize, String), Deferred>,
     newest: Stamp,
@@ -104,6 +107,7 @@ impl Ads {
             decoder: Decoder::default(),
             held: Default::default(),
             asked: BTreeSet::new(),
+            removed: BTreeMap::new(),
             deferred: BTreeMap::new(),
             newest: Stamp::default(),
             counts: Counts::default(),
@@ -230,13 +234,21 @@ impl Ads {
     }
 
     fn judge(&self, kind: usize, resource: &Resource) -> Verdict {
+        let new = envelope::stamp(resource);
         let Some(held) = self.held[kind].get(&resource.name) else {
-            return Verdict::Fresh;
+            let key = (kind, resource.name.clone());
+            let old = self.removed.get(&key);
+            let behind = |old: &Stamp| new.epoch == old.epoch && new.as_of <= old.as_of;
+            return if new.as_of > 0 && old.is_some_and(behind) {
+                Verdict::Behind
+            } else {
+                Verdict::Fresh
+            };
         };
         if !resource.version.is_empty() && held.version == resource.version {
             return Verdict::Unchanged;
         }
-        let (old, new) = (envelope::stamp(held), envelope::stamp(resource));
+        let old = envelope::stamp(held);
         if new.epoch == old.epoch && new.as_of < old.as_of {
             Verdict::Behind
         } else {
@@ -260,15 +272,26 @@ impl Ads {
             if !refused.contains(resource.name.as_str()) {
                 self.counts.accepted += 1;
                 let stamp = envelope::stamp(&resource);
+                if stamp.epoch != self.newest.epoch {
+                    self.removed.clear();
+                }
                 if stamp.epoch != self.newest.epoch || stamp.as_of > self.newest.as_of {
                     self.newest = stamp;
                 }
+                self.removed.remove(&key);
                 self.held[kind].insert(resource.name.clone(), Arc::new(resource));
             }
         }
         for name in removed {
-            self.deferred.remove(&(kind, name.clone()));
-            self.counts.removed += u64::from(self.held[kind].remove(name).is_some());
+            let key = (kind, name.clone());
+            self.deferred.remove(&key);
+            let Some(gone) = self.held[kind].remove(name) else {
+                continue;
+            };
+            self.counts.removed += 1;
+            if self.removed.len() < REMOVED_MAX {
+                self.removed.insert(key, envelope::stamp(&gone));
+            }
         }
         step.delta.changes.extend(decoded.delta.changes);
         step.problems.extend(decoded.problems);
@@ -358,6 +381,10 @@ fn refusal(message: String) -> Status {
 
 /// How long a resource of a replica that is behind waits for something newer.
 pub const HELD_BACK: Duration = Duration::from_secs(10);
+
+/// Removed resources that are remembered; beyond that a replica that is behind brings them back for
+/// as long as it is.
+const REMOVED_MAX: usize = 10_000;
 
 /// Indexes into [`TYPES`].
 const CLUSTERS: usize = 0;

@@ -221,6 +221,36 @@ fn something_newer_ends_the_wait_of_an_older_view() {
 }
 
 #[test]
+fn what_was_removed_comes_back_at_once_only_when_it_is_newer() {
+    let mut proxy = Proxy::new();
+    proxy.receive_all(&encode(&snapshot(0..1, 5), 50), at(0));
+    let gone = |proxy: &mut Proxy, now| {
+        let gone = DeltaDiscoveryResponse {
+            removed_resources: vec!["tcp/127.0.0.1:1000".to_owned()],
+            ..response(LISTENERS, &[])
+        };
+        proxy.receive(gone, now);
+    };
+    gone(&mut proxy, at(1));
+    proxy.receive(
+        response(LISTENERS, &encode(&snapshot(0..1, 5), 50).listeners),
+        at(2),
+    );
+    assert!(
+        proxy.running.frontends.is_empty(),
+        "a replica that is behind still has it"
+    );
+    assert_eq!(proxy.ads.next_deadline(), Some(at(12)));
+    gone(&mut proxy, at(3));
+    assert_eq!(proxy.ads.next_deadline(), None, "it has caught up");
+    proxy.receive(
+        response(LISTENERS, &encode(&snapshot(0..1, 5), 51).listeners),
+        at(4),
+    );
+    assert_eq!(proxy.running.frontends.len(), 1);
+}
+
+#[test]
 fn a_restored_control_plane_takes_force_at_once() {
     let mut proxy = Proxy::new();
     proxy.receive_all(&encode(&snapshot(0..1, 5), 50), at(0));

@@ -54,6 +54,8 @@ pub(in crate::source) enum Unable {
         #[source]
         source: tonic::transport::Error,
     },
+    #[error("{server} needs the certificates to check it against; name them by --xds-ca")]
+    Authority { server: String },
     #[error("the {what} {} can't be read: {source}", path.display())]
     File {
         what: &'static str,
@@ -83,9 +85,11 @@ pub(in crate::source) async fn connect(options: &Options) -> Result<Channel, Una
         .keep_alive_while_idle(true);
     if options.server.starts_with("https:") {
         let mut tls = ClientTlsConfig::new();
-        if let Some(path) = &options.ca_file {
-            tls = tls.ca_certificate(Certificate::from_pem(read("CA file", path)?));
-        }
+        let Some(path) = &options.ca_file else {
+            let server = options.server.clone();
+            return Err(Unable::Authority { server });
+        };
+        tls = tls.ca_certificate(Certificate::from_pem(read("CA file", path)?));
         if let Some(name) = &options.server_name {
             tls = tls.domain_name(name);
         }
