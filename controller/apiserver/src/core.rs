@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use crate::audit::Audit;
 use crate::auth::authenticate::Authentication;
@@ -27,6 +28,8 @@ pub(crate) struct Core {
     pub authentication: Authentication,
     pub faults: Option<Faults>,
     pub audit: Option<Audit>,
+    /// Cancelled when the server shuts down: watches end.
+    pub stop: CancellationToken,
 }
 
 impl Core {

@@ -1,7 +1,9 @@
 //! The API server as a program.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -57,7 +59,7 @@ async fn main() -> anyhow::Result<()> {
         Security::Tls
     };
     let handle = server.serve(settings.listen, security).await?;
-    std::fs::write(&settings.kubeconfig, handle.kubeconfig())
+    write_secret(&settings.kubeconfig, handle.kubeconfig())
         .with_context(|| format!("cannot write {}", settings.kubeconfig.display()))?;
     println!("listening on {}", handle.addr());
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
@@ -67,4 +69,16 @@ async fn main() -> anyhow::Result<()> {
     }
     server.shutdown().await;
     Ok(())
+}
+
+/// A kubeconfig holds the administrator's token: only its owner may read it.
+fn write_secret(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(text.as_bytes())
 }

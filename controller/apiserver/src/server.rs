@@ -225,7 +225,9 @@ impl Builder {
         } else {
             Arc::new(AlwaysAllow)
         };
+        let stop = CancellationToken::new();
         let core = Arc::new(Core {
+            stop: stop.clone(),
             store,
             registry: Registry::default(),
             clock: self.clock,
@@ -239,7 +241,6 @@ impl Builder {
         });
         controllers::bootstrap::install(&core).await;
         core.serve_crds();
-        let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let ca_pem = Arc::from(identity.ca_pem.as_str());
         tasks.spawn(controllers::run(

@@ -298,3 +298,32 @@ async fn a_thousand_watchers_of_their_own_namespaces_hear_only_their_own() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_shutdown_ends_watches_at_once() {
+    let server = ApiServer::builder().build().await.unwrap();
+    let api: Api<ConfigMap> = Api::namespaced(server.client(), "kube-node-lease");
+    let watch = api.watch(&WatchParams::default(), "0").await.unwrap();
+    let addr = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let listener = server
+        .serve(addr, fairlead_apiserver::Security::Plain)
+        .await
+        .unwrap();
+    let config = kube::config::Kubeconfig::from_yaml(listener.kubeconfig()).unwrap();
+    let options = kube::config::KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(config, &options)
+        .await
+        .unwrap();
+    let distant: Api<ConfigMap> = Api::default_namespaced(Client::try_from(config).unwrap());
+    let far = distant.watch(&WatchParams::default(), "0").await.unwrap();
+    server.shutdown().await;
+    for watch in [watch.boxed(), far.boxed()] {
+        let events: Vec<_> = watch.collect().await;
+        assert!(
+            events
+                .iter()
+                .all(|event| matches!(event, Ok(WatchEvent::Added(_)))),
+            "{events:?}"
+        );
+    }
+}

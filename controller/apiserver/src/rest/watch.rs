@@ -261,6 +261,10 @@ impl Session {
             biased;
             batch = self.watcher.next() => Some(batch),
             () = tokio::time::sleep_until(wake) => None,
+            () = self.core.stop.cancelled() => {
+                self.phase = Phase::Ended;
+                return out;
+            }
         };
         match batch {
             Some(Ok(batch)) => self.events(batch, &mut out),

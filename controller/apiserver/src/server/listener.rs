@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
@@ -42,6 +42,11 @@ pub struct Handle {
 const CONNECTIONS_MAX: usize = 16_384;
 /// A connection must finish its TLS handshake in this time.
 const HANDSHAKE_TIME: std::time::Duration = std::time::Duration::from_secs(10);
+/// A request's head must arrive in this time, and the next request's on an idle connection.
+const HEADER_TIME: std::time::Duration = std::time::Duration::from_secs(120);
+/// HTTP/2 connections whose peer has vanished are found and closed.
+const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(30);
+/// Requests under way finish in this time at shutdown; watches end at once.
 const SHUTDOWN_TIME: std::time::Duration = std::time::Duration::from_secs(5);
 
 impl Handle {
@@ -120,7 +125,6 @@ async fn accept(
             drop(permit);
         });
     }
-    // Watches have no end of their own: after the grace period they are cut.
     drop(tokio::time::timeout(SHUTDOWN_TIME, graceful.shutdown()).await);
     connections.shutdown().await;
 }
@@ -133,7 +137,15 @@ async fn converse(
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
     let service = service_fn(move |request| answer(server.clone(), request));
-    let builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE);
     match acceptor {
         None => {
             let connection = builder.serve_connection(TokioIo::new(stream), service);
