@@ -113,6 +113,33 @@ impl Custom {
     }
 }
 
+/// What the author of a CRD is warned of: formats that no string is checked against.
+pub(crate) fn warnings(crd: &Value) -> Vec<String> {
+    fn walk(node: &Value, found: &mut Vec<String>) {
+        match node {
+            Value::Object(map) => {
+                if let (Some(Value::String(kind)), Some(Value::String(format))) =
+                    (map.get("type"), map.get("format"))
+                    && kind == "string"
+                    && !crate::schema::is_format_known(format)
+                {
+                    found.push(format!("unrecognized format {format:?}"));
+                }
+                map.values().for_each(|value| walk(value, found));
+            }
+            Value::Array(list) => list.iter().for_each(|value| walk(value, found)),
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    for version in crd["spec"]["versions"].as_array().into_iter().flatten() {
+        walk(&version["schema"], &mut found);
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
 /// Brings a custom object's metadata into the form that every kind's has; gives complaints of unknown fields, or what is
 /// wrong with it, as Go's decoder says it.
 pub(crate) fn decode_metadata(object: &mut Value) -> Result<Vec<String>, String> {

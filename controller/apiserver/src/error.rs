@@ -155,7 +155,8 @@ impl Cause {
     }
 
     pub fn too_many(field: impl Into<String>, actual: usize, max: usize) -> Self {
-        let message = format!("Too many: {actual}: must have at most {max} items");
+        let items = if max == 1 { "item" } else { "items" };
+        let message = format!("Too many: {actual}: must have at most {max} {items}");
         Self::new(CauseReason::FieldValueTooMany, field, message)
     }
 

@@ -24,6 +24,7 @@ pub use builtin::{builtin, definition, kinds as builtin_kinds};
 pub(crate) use builtin::{builtin_name, raw};
 pub use decode::Decoded;
 pub use json::{ParsedJson, parse_json};
+pub(crate) use strings::is_format_known;
 
 /// A node: a type, its children, and how values of it merge.
 #[derive(Debug, Clone, Default)]

@@ -146,12 +146,31 @@ fn validate(object: &Value, errors: &mut FieldErrors) {
                       spec.versions[*].schema instead";
         errors.invalid(&path.child("preserveUnknownFields"), true, detail);
     }
-    if items(&object["status"], "storedVersions").is_empty() {
-        let status = Path::root("status");
-        let detail = "must have at least one stored version";
-        errors.invalid(&status.child("storedVersions"), Value::Null, detail);
-    }
+    stored_versions(object, errors);
     approval(object, errors);
+}
+
+fn stored_versions(object: &Value, errors: &mut FieldErrors) {
+    let stored = items(&object["status"], "storedVersions");
+    let status = Path::root("status");
+    let path = status.child("storedVersions");
+    if stored.is_empty() {
+        errors.invalid(&path, Value::Null, "must have at least one stored version");
+        return;
+    }
+    let mut rest: Vec<_> = stored.iter().collect();
+    for version in items(&object["spec"], "versions") {
+        match rest.iter().position(|name| **name == version["name"]) {
+            Some(at) => {
+                rest.remove(at);
+            }
+            None if version["storage"] == true => {
+                let detail = format!("must have the storage version {}", text(version, "name"));
+                errors.invalid(&path, Value::Array(stored.to_vec()), &detail);
+            }
+            None => {}
+        }
+    }
 }
 
 fn group(group: &str, spec: &Path<'_>, errors: &mut FieldErrors) {

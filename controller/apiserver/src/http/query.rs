@@ -62,6 +62,9 @@ impl Query {
 
     /// `dryRun=All`; anything else is refused. `kind` names the verb's options.
     pub(crate) fn dry_run(&self, kind: &str) -> Result<bool, ApiError> {
+        if kind != "DeleteOptions" {
+            self.check_field_options(kind)?;
+        }
         let mut dry = false;
         for value in self.all("dryRun") {
             if value != "All" {
@@ -75,7 +78,33 @@ impl Query {
         }
         Ok(dry)
     }
+
+    /// `fieldManager` and `fieldValidation`, which every write takes.
+    fn check_field_options(&self, kind: &str) -> Result<(), ApiError> {
+        let mut causes = Vec::new();
+        let manager = self.text("fieldManager").unwrap_or_default();
+        if manager.len() > FIELD_MANAGER_BYTES_MAX {
+            causes.push(Cause::too_long("fieldManager", FIELD_MANAGER_BYTES_MAX));
+        }
+        if manager.chars().any(char::is_control) {
+            let value = Value::String(manager.to_owned());
+            let detail = "should only contain printable characters";
+            causes.push(Cause::invalid("fieldManager", &value, detail));
+        }
+        let validation = self.text("fieldValidation").unwrap_or_default();
+        if !matches!(validation, "" | "Ignore" | "Strict" | "Warn") {
+            let value = Value::String(validation.to_owned());
+            let supported = &["", "Ignore", "Strict", "Warn"];
+            causes.push(Cause::not_supported("fieldValidation", &value, supported));
+        }
+        if causes.is_empty() {
+            return Ok(());
+        }
+        Err(options_invalid(kind, causes))
+    }
 }
+
+const FIELD_MANAGER_BYTES_MAX: usize = 128;
 
 #[cfg(test)]
 mod tests {

@@ -235,6 +235,39 @@ impl FieldSet {
         both
     }
 
+    /// Every member is in these encoded fields.
+    pub(crate) fn is_within(&self, encoded: &Value) -> bool {
+        self.nodes.iter().all(|node| {
+            let Some(below) = encoded.get(node.element.encode()) else {
+                return false;
+            };
+            let is_member =
+                below.as_object().is_some_and(Map::is_empty) || below.get(".").is_some();
+            (!node.branch.member || is_member) && node.branch.children.is_within(below)
+        })
+    }
+
+    /// Some member is in these encoded fields.
+    pub(crate) fn meets(&self, encoded: &Value) -> bool {
+        self.nodes.iter().any(|node| {
+            let Some(below) = encoded.get(node.element.encode()) else {
+                return false;
+            };
+            let is_member =
+                below.as_object().is_some_and(Map::is_empty) || below.get(".").is_some();
+            (node.branch.member && is_member) || node.branch.children.meets(below)
+        })
+    }
+
+    /// Some path of this set is, or is below, a member of the other.
+    pub(crate) fn touches(&self, other: &Self) -> bool {
+        self.nodes.iter().any(|node| {
+            other.branch(&node.element).is_some_and(|branch| {
+                branch.member || node.branch.children.touches(&branch.children)
+            })
+        })
+    }
+
     /// Every member as text: `.spec.containers[name="web"].image`.
     pub fn paths(&self) -> Vec<String> {
         let mut paths = Vec::new();

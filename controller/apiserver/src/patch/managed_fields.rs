@@ -67,11 +67,20 @@ pub fn record_update(
     }
     let changed = change(schema, live, new);
     let replaced = !on_subresource && sent.as_ref().is_some_and(|sent| Some(sent) != stored);
-    if let (Some(entries), false) = (stored, replaced)
-        && changed.is_same()
-    {
-        put(new, entries.clone());
-        return;
+    if let (Some(entries), false) = (stored, replaced) {
+        let place = changed
+            .is_same()
+            .then_some(None)
+            .or_else(|| settled_owner(entries, &changed, writer, reset).map(Some));
+        if let Some(place) = place {
+            let kept = sent.filter(|sent| sent == entries);
+            let mut entries = kept.unwrap_or_else(|| entries.clone());
+            if let Some(at) = place {
+                refresh(&mut entries, at, writer.now);
+            }
+            put(new, entries);
+            return;
+        }
     }
     let sent = sent
         .filter(|_| replaced)
@@ -85,6 +94,62 @@ pub fn record_update(
         managers.update(changed, writer, reset);
     }
     managers.store(new);
+}
+
+/// The place of the writer's entry where it owns already all that it changed and nobody else does: what most updates are.
+/// None where ownership moves.
+fn settled_owner(
+    entries: &Value,
+    changed: &Comparison,
+    writer: Writer<'_>,
+    reset: &FieldSet,
+) -> Option<usize> {
+    if !changed.removed.is_empty() || !changed.is_apart_from(reset) {
+        return None;
+    }
+    let (modified, added) = (&changed.modified.children, &changed.added.children);
+    let mut mine = None;
+    for (at, entry) in entries.as_array()?.iter().enumerate() {
+        let text = |key: &str| entry.get(key).and_then(Value::as_str).unwrap_or_default();
+        let own = text("manager") == writer.manager
+            && text("operation") == Operation::Update.name()
+            && text("apiVersion") == writer.api_version
+            && text("subresource") == writer.subresource;
+        let fields = entry.get("fieldsV1")?;
+        if own {
+            let owns = modified.is_within(fields) && added.is_within(fields);
+            mine = Some(owns.then_some(at)?);
+        } else if modified.meets(fields) || added.meets(fields) {
+            return None;
+        }
+    }
+    mine
+}
+
+/// Gives an entry a new time, and the place that comes with it: the latest of the updates.
+fn refresh(entries: &mut Value, at: usize, now: &str) {
+    let Some(list) = entries.as_array_mut() else {
+        return;
+    };
+    let mut entry = list.remove(at);
+    entry["time"] = Value::String(now.to_owned());
+    let order = |entry: &Value| {
+        let text = |key: &str| {
+            entry
+                .get(key)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
+        // "Apply" sorts before "Update" as the operations do.
+        ["operation", "time", "manager", "apiVersion", "subresource"].map(text)
+    };
+    let wanted = order(&entry);
+    let place = list
+        .iter()
+        .position(|other| order(other) > wanted)
+        .unwrap_or(list.len());
+    list.insert(place, entry);
 }
 
 /// What a write changes, apart from what nobody owns.
@@ -217,7 +282,7 @@ impl Managers {
     /// Writes the entries into the object, or removes them where there is none.
     pub(crate) fn store(mut self, object: &mut Value) {
         if self.entries.is_empty() {
-            let _ = take(object);
+            drop(take(object));
             return;
         }
         self.entries.sort_by(|a, b| a.order().cmp(&b.order()));

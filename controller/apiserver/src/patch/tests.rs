@@ -180,6 +180,41 @@ fn an_update_that_changes_nothing_keeps_entries_and_times() {
 }
 
 #[test]
+fn an_update_of_what_the_writer_owns_moves_only_its_time() {
+    let live = created("one", json!({"a": "1", "b": "2"}));
+    let mut second = live.clone();
+    second["data"]["c"] = json!("3");
+    let schema = config_map();
+    record_update(
+        Some(&schema),
+        Some(&live),
+        &mut second,
+        later("two"),
+        &none(),
+    );
+    let mut new = second.clone();
+    new["data"]["a"] = json!("9");
+    let by = Writer {
+        now: "2026-11-24T09:00:00Z",
+        ..writer("one")
+    };
+    record_update(Some(&schema), Some(&second), &mut new, by, &none());
+    let entries = new["metadata"]["managedFields"].as_array().expect("a list");
+    let order: Vec<_> = entries
+        .iter()
+        .map(|entry| (&entry["manager"], &entry["time"]))
+        .collect();
+    assert_eq!(
+        order,
+        [
+            (&json!("two"), &json!("2026-11-24T08:00:00Z")),
+            (&json!("one"), &json!("2026-11-24T09:00:00Z"))
+        ]
+    );
+    assert_eq!(fields(&new, "one"), fields(&second, "one"));
+}
+
+#[test]
 fn clients_clear_and_rewrite_entries_of_the_object_but_not_through_a_subresource() {
     let live = created("one", json!({"a": "1"}));
     for reset in [json!([]), json!([{}])] {

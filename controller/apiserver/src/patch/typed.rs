@@ -47,6 +47,13 @@ impl Comparison {
         self
     }
 
+    /// Nothing of `set` changed.
+    pub(crate) fn is_apart_from(&self, set: &FieldSet) -> bool {
+        [&self.removed, &self.modified, &self.added]
+            .iter()
+            .all(|branch| !branch.children.touches(set))
+    }
+
     fn absorb(&mut self, child: Self, element: impl Fn() -> PathElement) {
         self.removed.children.put(&element, child.removed);
         self.modified.children.put(&element, child.modified);
@@ -237,7 +244,13 @@ fn compare_fields(
         .keys()
         .chain(new.keys().filter(|name| !old.contains_key(*name)));
     for name in names {
-        let part = compare(child(schema, name), old.get(name), new.get(name));
+        let (before, after) = (old.get(name), new.get(name));
+        // The usual case, without a schema and a walk.
+        let scalar = |value: &Value| !matches!(value, Value::Object(_) | Value::Array(_));
+        if before == after && before.is_some_and(scalar) {
+            continue;
+        }
+        let part = compare(child(schema, name), before, after);
         if !part.is_same() {
             result.absorb(part, || PathElement::Field(name.as_str().into()));
         }

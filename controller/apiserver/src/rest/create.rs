@@ -28,6 +28,9 @@ impl Request<'_> {
         }
         let dry_run = self.query.dry_run("CreateOptions")?;
         let mut object = self.decode(&body)?;
+        if self.is_definition() {
+            self.warn(crate::crd::warnings(&object));
+        }
         self.record_fields_on_create(&mut object);
         let outcome = self.create_object(object, dry_run).await?;
         self.print_one(201, &outcome)

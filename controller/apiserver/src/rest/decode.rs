@@ -36,10 +36,9 @@ impl Request<'_> {
     /// The object in a body of the request's content type.
     pub(super) fn decode(&self, body: &[u8]) -> Result<Value, ApiError> {
         let (value, repeated) = match ContentType::of_object(self.headers)? {
-            ContentType::Yaml => (
-                parse_yaml(body).map_err(|why| self.unrecognized(&why))?,
-                vec![],
-            ),
+            ContentType::Yaml => {
+                parse_yaml_leniently(body).map_err(|why| self.unrecognized(&why))?
+            }
             ContentType::Protobuf => (parse_protobuf(body)?, vec![]),
             _ => parse_json(body).map_err(|why| self.unrecognized(&why))?,
         };
@@ -76,6 +75,19 @@ impl Request<'_> {
             let must = format!("must be {kind}");
             let cause = Cause::invalid("kind", &Value::String(given_kind.clone()), &must);
             let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            return Err(ApiError::invalid(&group, &given_kind, name, vec![cause]));
+        }
+        if given_kind != kind && self.resource.custom.is_some() && given_version == group_version {
+            let cause = Cause::invalid(
+                "kind",
+                &Value::String(given_kind.clone()),
+                &format!("must be {kind}"),
+            );
+            let name = object
+                .get("metadata")
+                .and_then(|m| m.get("name"))
+                .and_then(Value::as_str);
+            let name = name.unwrap_or_default();
             return Err(ApiError::invalid(&group, &given_kind, name, vec![cause]));
         }
         if given_kind != kind {
@@ -158,12 +170,42 @@ pub(super) fn parse_json(body: &[u8]) -> Result<(Value, Vec<String>), String> {
 }
 
 pub(super) fn parse_yaml(body: &[u8]) -> Result<Value, String> {
+    parse_yaml_leniently(body).map(|(value, _)| value)
+}
+
+/// The document, where the last of equal keys wins, and a complaint of the first key that came twice.
+pub(super) fn parse_yaml_leniently(body: &[u8]) -> Result<(Value, Vec<String>), String> {
     let text = std::str::from_utf8(body).map_err(|error| format!("yaml: not UTF-8: {error}"))?;
-    serde_saphyr::from_str(text).map_err(|error| {
-        // The first line says what and where; a picture of the text follows.
-        let error = error.to_string();
-        format!("yaml: {}", error.lines().next().unwrap_or_default())
-    })
+    // The first line says what and where; a picture of the text follows.
+    let first_line = |error: serde_saphyr::Error| {
+        error
+            .to_string()
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let fault = match serde_saphyr::from_str(text) {
+        Ok(value) => return Ok((value, Vec::new())),
+        Err(error) => first_line(error),
+    };
+    let Some(complaint) = repeated_key(&fault) else {
+        return Err(format!("yaml: {fault}"));
+    };
+    let options = serde_saphyr::options! {
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
+    };
+    let value = serde_saphyr::from_str_with_options(text, options)
+        .map_err(|error| format!("yaml: {}", first_line(error)))?;
+    Ok((value, vec![complaint]))
+}
+
+/// `line 4: key "a" already set in map`, from the parser's words.
+fn repeated_key(fault: &str) -> Option<String> {
+    let (place, key) = fault.split_once("duplicate mapping key: ")?;
+    let line = place.split("line ").nth(1)?.split(' ').next()?;
+    let key = key.split(", set ").next()?;
+    Some(format!("line {line}: key {key:?} already set in map"))
 }
 
 pub(super) fn parse_protobuf(body: &[u8]) -> Result<Value, ApiError> {

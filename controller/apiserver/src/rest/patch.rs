@@ -5,7 +5,7 @@ use http::Response;
 use serde_json::{Value, json};
 
 use super::Request;
-use super::decode::{joined, parse_json, parse_yaml};
+use super::decode::{FieldValidation, joined, parse_json, parse_yaml_leniently};
 use super::update::Edited;
 use crate::clock::rfc3339;
 use crate::error::{ApiError, Cause};
@@ -113,8 +113,15 @@ impl Request<'_> {
             return Err(options_invalid("PatchOptions", vec![cause]));
         };
         let force = self.query.flag("force") == Some(true);
-        let config = parse_yaml(body)
-            .map_err(|why| ApiError::bad_request(format!("error encoding patch: {why}")))?;
+        let (config, repeated) = parse_yaml_leniently(body).map_err(|why| {
+            let why = format!("error decoding patch: error converting YAML to JSON: {why}");
+            ApiError::bad_request(why)
+        })?;
+        if !config.is_object() {
+            let why = "error decoding patch: error unmarshaling JSON: while decoding JSON: json: cannot \
+                       unmarshal array into Go value of type map[string]interface {}";
+            return Err(ApiError::bad_request(why));
+        }
         let (group, version, kind) = self.expected_type();
         let wanted = json!({"apiVersion": joined(&group, &version), "kind": kind});
         if patch::kind_title(&config) != patch::kind_title(&wanted) {
@@ -139,10 +146,17 @@ impl Request<'_> {
                     }
                 })?;
             let mut object = applied.object;
+            if !repeated.is_empty() && self.field_validation()? == FieldValidation::Strict {
+                let why = format!(
+                    "error strict decoding patch: error converting YAML to JSON: yaml: unmarshal errors:\n  {}",
+                    repeated.join("\n  ")
+                );
+                return Err(ApiError::bad_request(why));
+            }
             if let Some(old) = old {
                 self.keeps_uid(&object, old)?;
             }
-            self.check_fields(&mut object, Vec::new())?;
+            self.check_fields(&mut object, repeated.clone())?;
             self.apply_defaults(&mut object);
             Ok(Edited {
                 object,

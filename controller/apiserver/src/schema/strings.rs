@@ -175,7 +175,7 @@ pub(super) fn base64_error(text: &str) -> Option<String> {
 
 /// Formats that a custom resource's strings are checked against; every other one is ignored, as in Kubernetes.
 pub(crate) fn is_format_known(format: &str) -> bool {
-    FORMATS.iter().any(|(name, _)| *name == format)
+    UNCHECKED.contains(&format) || FORMATS.iter().any(|(name, _)| *name == format)
 }
 
 /// False where the text breaks the format; unknown formats hold always.
@@ -185,6 +185,20 @@ pub(super) fn has_format(text: &str, format: &str) -> bool {
         .find(|(name, _)| *name == format)
         .is_none_or(|(_, check)| check(text))
 }
+
+/// Formats that Kubernetes knows and that are not checked here.
+const UNCHECKED: [&str; 10] = [
+    "bsonobjectid",
+    "creditcard",
+    "hexcolor",
+    "isbn",
+    "isbn10",
+    "isbn13",
+    "password",
+    "rgbcolor",
+    "ssn",
+    "k8s-short-name",
+];
 
 type Check = fn(&str) -> bool;
 

@@ -19,10 +19,10 @@ enum Level {
 }
 
 #[derive(Clone, Copy)]
-struct Place {
+struct Place<'a> {
     level: Level,
-    /// Values here can be told from old ones, so that rules may use `oldSelf`.
-    correlatable: bool,
+    /// Where values can no longer be told from old ones, so that rules may not use `oldSelf`.
+    lost: Option<&'a Path<'a>>,
 }
 
 /// Collects everything wrong with a version's schema.
@@ -39,7 +39,7 @@ pub(super) fn validate(schema: &Value, path: &Path<'_>, errors: &mut FieldErrors
         path,
         Place {
             level: Level::Root,
-            correlatable: true,
+            lost: None,
         },
         errors,
     );
@@ -48,7 +48,7 @@ pub(super) fn validate(schema: &Value, path: &Path<'_>, errors: &mut FieldErrors
     }
 }
 
-fn node(schema: &Value, path: &Path<'_>, place: Place, errors: &mut FieldErrors) {
+fn node(schema: &Value, path: &Path<'_>, place: Place<'_>, errors: &mut FieldErrors) {
     let Some(map) = schema.as_object() else {
         return;
     };
@@ -58,17 +58,18 @@ fn node(schema: &Value, path: &Path<'_>, place: Place, errors: &mut FieldErrors)
     } else {
         complete(schema, path, place.level, errors);
         merging(schema, path, errors);
-        cel(schema, path, place.correlatable, errors);
+        cel(schema, path, place.lost, errors);
     }
     children(map, path, place, errors);
 }
 
-fn children(map: &Map<String, Value>, path: &Path<'_>, place: Place, errors: &mut FieldErrors) {
+fn children(map: &Map<String, Value>, path: &Path<'_>, place: Place<'_>, errors: &mut FieldErrors) {
     let nested = place.level == Level::Nested;
     let level = |level: Level| if nested { Level::Nested } else { level };
     let kind = |key: &str| map.get(key).and_then(Value::as_str).unwrap_or_default();
-    let granular = place.correlatable && kind("x-kubernetes-map-type") != "atomic";
-    let keyed = place.correlatable && kind("x-kubernetes-list-type") == "map";
+    let granular = kind("x-kubernetes-map-type") != "atomic";
+    let keyed = kind("x-kubernetes-list-type") == "map";
+    let lost = |kept: bool| place.lost.or((!kept).then_some(path));
     if let Some(fields) = map.get("properties").and_then(Value::as_object) {
         let list = path.child("properties");
         for (name, schema) in fields {
@@ -77,7 +78,7 @@ fn children(map: &Map<String, Value>, path: &Path<'_>, place: Place, errors: &mu
             }
             let place = Place {
                 level: level(Level::Field),
-                correlatable: granular,
+                lost: lost(granular),
             };
             node(schema, &list.key(name), place, errors);
         }
@@ -85,20 +86,20 @@ fn children(map: &Map<String, Value>, path: &Path<'_>, place: Place, errors: &mu
     if let Some(schema) = map.get("additionalProperties") {
         let place = Place {
             level: level(Level::Field),
-            correlatable: granular,
+            lost: lost(granular),
         };
         node(schema, &path.child("additionalProperties"), place, errors);
     }
     if let Some(schema) = map.get("items") {
         let place = Place {
             level: level(Level::Item),
-            correlatable: keyed,
+            lost: lost(keyed),
         };
         node(schema, &path.child("items"), place, errors);
     }
     let below = Place {
         level: Level::Nested,
-        correlatable: place.correlatable,
+        lost: place.lost,
     };
     for key in ["allOf", "anyOf", "oneOf"] {
         let list = map
@@ -478,7 +479,7 @@ const REASONS: [&str; 4] = [
     "FieldValueRequired",
 ];
 
-fn cel(schema: &Value, path: &Path<'_>, correlatable: bool, errors: &mut FieldErrors) {
+fn cel(schema: &Value, path: &Path<'_>, lost: Option<&Path<'_>>, errors: &mut FieldErrors) {
     let list = path.child("x-kubernetes-validations");
     for (at, rule) in items(schema, "x-kubernetes-validations").iter().enumerate() {
         let path = list.index(at);
@@ -519,9 +520,11 @@ fn cel(schema: &Value, path: &Path<'_>, correlatable: bool, errors: &mut FieldEr
             errors.invalid(&path.child("messageExpression"), rule.clone(), &fault);
         }
         let uses_old = rules::uses_old_self(source);
-        if uses_old && !correlatable {
-            let detail = "oldSelf cannot be used on the uncorrelatable portion of the schema";
-            errors.invalid(&path.child("rule"), source, detail);
+        if uses_old && let Some(lost) = lost {
+            let detail = format!(
+                "oldSelf cannot be used on the uncorrelatable portion of the schema within {lost}"
+            );
+            errors.invalid(&path.child("rule"), source, &detail);
         }
         if !uses_old && let Some(optional) = rule.get("optionalOldSelf") {
             let detail = "may not be set if oldSelf is not used in rule";
