@@ -47,6 +47,7 @@ pub struct Board {
     encoder: Encoder,
     revision: u64,
     epoch: String,
+    as_of: u64,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +71,7 @@ impl Board {
     /// anything changed.
     pub fn apply(&mut self, plan: &Plan, as_of: u64) -> bool {
         let before = self.revision;
+        self.as_of = as_of;
         self.revision += 1;
         let mut encoder = std::mem::take(&mut self.encoder);
         encoder.start(Stamp {
@@ -118,6 +120,21 @@ impl Board {
             self.revision = before;
         }
         changed
+    }
+
+    /// The epoch that resources are stamped with.
+    pub fn epoch(&self) -> &str {
+        &self.epoch
+    }
+
+    /// Another epoch has begun: what is decided from now on is stamped with it.
+    pub fn set_epoch(&mut self, epoch: String) {
+        self.epoch = epoch;
+    }
+
+    /// The resourceVersion that the last plan was decided at.
+    pub fn as_of(&self) -> u64 {
+        self.as_of
     }
 
     /// Moves with each change.

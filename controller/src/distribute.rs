@@ -8,6 +8,8 @@
 //! Cost of a change: O(endpoints of the service), plus O(members of the service) a group.
 
 mod policy;
+#[cfg(test)]
+mod tests;
 mod tiers;
 
 use std::{

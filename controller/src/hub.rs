@@ -10,6 +10,7 @@
 
 mod access;
 mod engine;
+mod epoch;
 mod events;
 mod identities;
 mod metrics;
@@ -110,6 +111,9 @@ pub enum HubError {
     /// The namespace of the hub.
     #[error("namespace fairlead-system cannot be made: {0}")]
     Namespace(kube::Error),
+    /// The epoch.
+    #[error("the hub's epoch cannot be read: {0}")]
+    Epoch(kube::Error),
     /// The authority.
     #[error("the hub's certificate authority cannot be had: {0}")]
     Authority(#[from] authority::io::AuthorityError),
@@ -135,19 +139,33 @@ pub async fn run(config: HubConfig) -> Result<Handle, HubError> {
     apply_manifest(&config.client, &namespace)
         .await
         .map_err(HubError::Namespace)?;
+    let epoch = epoch::load(&config.client).await.map_err(HubError::Epoch)?;
+    let base = epoch::revision(&config.client)
+        .await
+        .map_err(HubError::Epoch)?;
     let identity = match config.tls {
         true => Some(Identity::load(&config, addr).await?),
         false => None,
     };
-    Ok(start(config, listener, addr, identity))
+    let begin = Begin { addr, epoch, base };
+    Ok(start(config, listener, begin, identity))
+}
+
+/// What was found out before anything was started.
+struct Begin {
+    addr: SocketAddr,
+    epoch: String,
+    /// The API server's resourceVersion.
+    base: u64,
 }
 
 fn start(
     config: HubConfig,
     listener: TcpListener,
-    addr: SocketAddr,
+    begin: Begin,
     identity: Option<Identity>,
 ) -> Handle {
+    let addr = begin.addr;
     let mut tasks = Tasks::new(config.clock.clone());
     let metrics = Metrics::new();
     let fleet = Arc::new(Mutex::new(Fleet::default()));
@@ -166,8 +184,17 @@ fn start(
         metrics: &metrics,
         fleet: &fleet,
         events: &announcer,
+        begin: &begin,
     };
     let (shared, commands) = engine.start(&mut tasks);
+    let (ahead, ahead_taken) = mpsc::channel(epoch::QUEUE);
+    let epochs = epoch::run(
+        config.client.clone(),
+        leadership.clone(),
+        shared.board.clone(),
+        ahead_taken,
+    );
+    tasks.spawn("epoch", endless(epochs));
     let streams = Streams {
         access: access::Access::new(config.client.clone(), config.clock.clone(), !config.tls),
         shared: shared.clone(),
@@ -177,6 +204,7 @@ fn start(
         clock: config.clock.clone(),
         tasks: connections.clone(),
         engine: commands.clone(),
+        ahead,
     };
     let gatherer = gather(
         fleet.clone(),
@@ -227,11 +255,12 @@ struct Ground<'g> {
     metrics: &'g Metrics,
     fleet: &'g Arc<Mutex<Fleet>>,
     events: &'g Announcer,
+    begin: &'g Begin,
 }
 
 impl Ground<'_> {
     fn start(&self, tasks: &mut Tasks) -> (Shared, mpsc::Sender<Command>) {
-        let board = Arc::new(RwLock::new(Board::new(String::new())));
+        let board = Arc::new(RwLock::new(Board::new(self.begin.epoch.clone())));
         let report = Arc::new(RwLock::new(Report::default()));
         let (revision, revision_seen) = watch::channel(0);
         let (ready, ready_seen) = watch::channel(false);
@@ -258,7 +287,8 @@ impl Ground<'_> {
             self.fleet.clone(),
             self.leadership.clone(),
             self.metrics.clone(),
-        );
+        )
+        .seen_up_to(self.begin.base);
         let client = &self.config.client;
         let writer = writer::run(
             client.clone(),

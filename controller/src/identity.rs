@@ -209,6 +209,11 @@ fn hub_own_rules() -> Value {
             "verbs": ["get", "create", "update", "patch", "delete"],
         },
         {
+            "apiGroups": [""],
+            "resources": ["configmaps"],
+            "verbs": ["get", "create", "update"],
+        },
+        {
             "apiGroups": ["coordination.k8s.io"],
             "resources": ["leases"],
             "verbs": ["get", "create", "update"],

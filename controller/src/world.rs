@@ -27,7 +27,10 @@ use fairlead_api::{
 };
 use fairlead_config::name::MemberName;
 use ipnet::IpNet;
-use k8s_openapi::{api::discovery::v1::EndpointSlice, jiff::Timestamp};
+use k8s_openapi::{
+    api::discovery::v1::EndpointSlice, apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    jiff::Timestamp,
+};
 
 use crate::{
     distribute::{self, MemberRows, View},
@@ -428,6 +431,12 @@ impl World {
         }
     }
 
+    /// The state read is at least as new as this resourceVersion: that of the API server before
+    /// anything was listed, or of an object's deletion.
+    pub fn seen_up_to(&mut self, version: u64) {
+        self.saw(version);
+    }
+
     /// Marks a group whose proxies or agent came or went.
     pub fn touch_group(&mut self, group: GroupName) {
         self.dirty.groups.insert(group);
@@ -492,16 +501,25 @@ impl Object {
         }
     }
 
-    /// Its namespace (empty where none) and name.
-    pub fn key(&self) -> ObjectKey {
-        let metadata = match self {
+    /// Its resourceVersion.
+    pub fn version(&self) -> u64 {
+        convert::version(self.metadata())
+    }
+
+    fn metadata(&self) -> &ObjectMeta {
+        match self {
             Self::Member(object) => &object.metadata,
             Self::Export(object) => &object.metadata,
             Self::Slice(object) => &object.metadata,
             Self::Group(object) => &object.metadata,
             Self::Service(object) => &object.metadata,
             Self::Import(object) => &object.metadata,
-        };
+        }
+    }
+
+    /// Its namespace (empty where none) and name.
+    pub fn key(&self) -> ObjectKey {
+        let metadata = self.metadata();
         let namespace = metadata.namespace.as_deref().unwrap_or_default();
         let name = metadata.name.as_deref().unwrap_or_default();
         (namespace.into(), name.into())

@@ -140,6 +140,12 @@ impl Engine {
         }
     }
 
+    /// The API server's state before anything was listed.
+    pub(super) fn seen_up_to(mut self, version: u64) -> Self {
+        self.world.seen_up_to(version);
+        self
+    }
+
     /// Runs until both queues are closed.
     pub(super) async fn run(
         mut self,
@@ -215,6 +221,7 @@ impl Engine {
                     self.heartbeats.leave(&member);
                     self.tell_members();
                 }
+                self.world.seen_up_to(object.version());
                 self.world.delete(kind, &namespace, &name);
             }
             Seen::Reset(all) => self.reset(kind, all),

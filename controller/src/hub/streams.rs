@@ -52,6 +52,8 @@ pub(super) struct Streams {
     pub(super) clock: Clock,
     pub(super) tasks: TaskTracker,
     pub(super) engine: mpsc::Sender<Command>,
+    /// Proxies that have seen a later state than this hub.
+    pub(super) ahead: mpsc::Sender<u64>,
 }
 
 /// What one client gets.
@@ -203,6 +205,13 @@ impl Streams {
         let now = self.clock.now();
         let time = time::time(&self.clock);
         self.fleet.lock().reported(id, report, first, now, &time);
+        if let Some(state) = &report.proxy {
+            let board = self.shared.board.read();
+            if state.epoch == board.epoch() && state.as_of > board.as_of() {
+                // One report that waits is enough.
+                drop(self.ahead.try_send(state.as_of));
+            }
+        }
     }
 }
 
