@@ -73,6 +73,10 @@ fn the_page_shows_what_was_counted_under_its_labels() {
         );
     }
     assert!(
+        !text.contains("fairlead_session_seconds"),
+        "nothing was observed"
+    );
+    assert!(
         !text.contains(r#"reason="finished""#),
         "what never counted is left out"
     );

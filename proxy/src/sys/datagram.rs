@@ -288,6 +288,8 @@ pub(crate) fn connect(endpoint: SocketAddr) -> io::Result<OwnedFd> {
 /// Makes a bound socket take trains of datagrams and tell what is asked for.
 pub(crate) fn prepare(fd: BorrowedFd<'_>, v6: bool, tell: Tell) -> io::Result<()> {
     enable_gro(fd);
+    // As much as the host lets us have; a socket of many clients fills the default in a burst.
+    let _less = socket2::SockRef::from(&fd).set_recv_buffer_size(RECEIVE_BYTES);
     match (tell, v6) {
         (Tell::Nothing, _) => Ok(()),
         (Tell::LocalIp, false) => set_flag(fd, libc::SOL_IP, libc::IP_PKTINFO),
@@ -349,6 +351,8 @@ pub(crate) const INBOX_SLOTS: usize = 64;
 pub(crate) const OUTBOX_SLOTS: usize = 64;
 /// A train that GRO put together is at most this long, and so is a datagram.
 const SLOT_BYTES: usize = 1 << 16;
+/// What a listening socket asks to queue; the kernel cuts it down to `net.core.rmem_max`.
+const RECEIVE_BYTES: usize = 1 << 20;
 /// Errors taken at a time; a socket holds few, as each stops the next send.
 const ERRORS_MAX: usize = 16;
 

@@ -11,7 +11,7 @@
 use std::{
     collections::VecDeque,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
     time::Duration,
@@ -254,6 +254,12 @@ impl Datagrams {
             };
             if any && let Some(told) = message.local {
                 ends.local = local_addr(told, addr.port());
+                if is_for_many(told.ip) {
+                    // No answer could leave from there.
+                    let load = load_of(&message);
+                    self.process_drop(DatagramDrop::NoFrontend, load);
+                    continue;
+                }
             }
             self.forward(watch, slot, ends, index);
         }
@@ -457,6 +463,14 @@ impl Datagrams {
 
     fn thread(&self) -> &crate::metrics::ThreadMetrics {
         self.settings.metrics.thread(self.settings.thread)
+    }
+}
+
+/// Multicast, or the broadcast address of every network.
+fn is_for_many(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_multicast(),
     }
 }
 

@@ -149,6 +149,12 @@ impl World for Ground {
         let group = self.routes.group(&ends.local);
         let entry = group.and_then(|group| group.only());
         let entry = entry.ok_or(DatagramDrop::NoFrontend)?;
+        // A source that is a frontend of ours is forged, and answers to it would go round for ever.
+        let is_ours =
+            ends.client.ip() == ends.local.ip() && self.routes.group(&ends.client).is_some();
+        if is_ours {
+            return Err(DatagramDrop::NotAllowed);
+        }
         if entry.load().allows(ends.client.ip()) {
             Ok(Service(Arc::clone(entry)))
         } else {

@@ -1,7 +1,7 @@
 //! Real sockets on loopback; bytes, counters and log together.
 
 use std::{
-    net::{IpAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, UdpSocket},
     sync::Arc,
 };
 
@@ -28,6 +28,7 @@ use crate::{
         route::{Entry, Route},
     },
     testing::allocation,
+    udp::flows::World as _,
 };
 
 #[test]
@@ -257,6 +258,45 @@ fn what_nobody_can_take_is_dropped_and_counted_with_its_reason() {
             .value(DatagramDrop::NotAllowed),
         1
     );
+}
+
+#[test]
+fn a_source_that_is_a_frontend_of_ours_is_refused() {
+    let mut rig = Rig::new("127.0.0.1", &["127.0.0.1"], |_| {});
+    let forged = Ends {
+        client: rig.front,
+        local: rig.front,
+    };
+    assert_eq!(
+        rig.datagrams.ground.route(&forged).err(),
+        Some(DatagramDrop::NotAllowed)
+    );
+    let other_port = SocketAddr::new(rig.front.ip(), rig.front.port() ^ 1);
+    let honest = Ends {
+        client: other_port,
+        local: rig.front,
+    };
+    assert!(rig.datagrams.ground.route(&honest).is_ok());
+}
+
+#[test]
+fn a_multicast_datagram_is_nobody_s() {
+    let mut rig = Rig::new("0.0.0.0", &["127.0.0.1"], |_| {});
+    let group: Ipv4Addr = "239.1.2.3".parse().unwrap();
+    let listener = rig.datagrams.listeners[0].as_ref().unwrap();
+    let joined =
+        socket2::SockRef::from(&listener.socket).join_multicast_v4(&group, &Ipv4Addr::LOCALHOST);
+    joined.unwrap();
+    let client = socket("127.0.0.1");
+    socket2::SockRef::from(&client)
+        .set_multicast_if_v4(&Ipv4Addr::LOCALHOST)
+        .unwrap();
+    client.send_to(b"all", (group, rig.front.port())).unwrap();
+    wait_for(&mut rig, |rig| {
+        let process = &rig.datagrams.settings.metrics.process;
+        process.datagrams_unrouted.value(DatagramDrop::NoFrontend) == 1
+    });
+    assert_eq!(rig.datagrams.flows(), 0);
 }
 
 #[test]
@@ -531,6 +571,20 @@ impl Rig {
         text.lines()
             .map(|line| serde_json::from_str(line).unwrap())
             .collect()
+    }
+}
+
+/// Multicast comes by way of the device's queue, so it may take a moment.
+fn wait_for(rig: &mut Rig, done: impl Fn(&Rig) -> bool) {
+    let clock = rig.datagrams.settings.clock.clone();
+    let began = clock.now();
+    while !done(rig) {
+        assert!(
+            clock.now() - began < Duration::from_secs(20),
+            "it never came"
+        );
+        rig.turn();
+        std::thread::yield_now();
     }
 }
 
