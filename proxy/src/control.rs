@@ -114,7 +114,7 @@ impl Control {
     }
 
     /// The totals of all services, for a load report.
-    pub fn sample(&mut self, proxy: ProxyState, now: SystemTime) -> Sample {
+    pub fn sample(&self, proxy: ProxyState, now: SystemTime) -> Sample {
         let threads = self.fleet.metrics.threads().iter();
         let flows: i64 = threads.map(|thread| thread.flows_active.value()).sum();
         let proxy = ProxyState {
@@ -122,8 +122,7 @@ impl Control {
             flows: u64::try_from(flows).unwrap_or(0),
             ..proxy
         };
-        let registry = self.directory.registry();
-        let mut sample = load::sample(registry, &self.snapshot, proxy, now);
+        let mut sample = load::sample(&self.directory, &self.snapshot, proxy, now);
         for load in &mut sample.services {
             let cells = self.fleet.metrics.service(&load.service);
             load.dropped = cells.sessions_unserved.sum();

@@ -47,7 +47,7 @@ impl Waits {
             }
         }
         if self.control_plane.is_some() {
-            let told = || feed.xds.as_ref().is_some_and(|xds| xds.has_been_told(now));
+            let told = || feed.xds.as_ref().is_some_and(|xds| xds.has_told_all(now));
             if !control.snapshot().frontends.is_empty() || told() {
                 self.control_plane = None;
             }

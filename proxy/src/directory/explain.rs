@@ -12,7 +12,7 @@ use crate::{
         tiers::{ONE, TierShare},
     },
     health::verdict::{Cause, Probed, Reason, Verdict},
-    registry::RAMP_FULL,
+    registry::{RAMP_FULL, Row, ServiceState},
     view::{Entry, MemberView},
 };
 
@@ -122,6 +122,17 @@ impl Directory {
             tiers,
             ejections_prevented: served.ejections.prevented(),
         })
+    }
+
+    /// Every service with its members and endpoints, as they are numbered.
+    pub fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.registry.services()
+    }
+
+    /// The grounds of the verdict on an endpoint of a service.
+    pub fn grounds(&self, service: &ServiceState, entry: &Entry) -> Reason {
+        let served = self.served.get(&service.id);
+        served.map_or(Reason::Removed, |served| self.reason(served, entry))
     }
 
     fn endpoint_reports(

@@ -1,18 +1,19 @@
 //! Totals of the registry as a sample.
 
-use std::{sync::atomic::Ordering::Relaxed, time::SystemTime};
+use std::{collections::BTreeMap, sync::atomic::Ordering::Relaxed, time::SystemTime};
 
 use fairlead_config::{
+    name::MemberName,
     snapshot::Snapshot,
     xds::proto::fairlead::{ProxyState, VerdictKind},
 };
 
 use super::{EndpointLoad, MemberLoad, Sample, ServiceLoad};
-use crate::registry::{EndpointState, Flags, Registry};
+use crate::{directory::Directory, health::verdict::Reason, registry::ServiceState, view::Entry};
 
 /// Reads all services. O(endpoints), without a lock.
 pub fn sample(
-    registry: &Registry,
+    directory: &Directory,
     snapshot: &Snapshot,
     proxy: ProxyState,
     now: SystemTime,
@@ -21,19 +22,20 @@ pub fn sample(
     let millis = since.map_or(0, |since| since.as_millis());
     let mut services = Vec::new();
     let mut endpoints = 0;
-    for row in registry.services() {
+    for row in directory.rows() {
         let service = snapshot.services.get(&row.state.name);
-        let tier_of = |name| {
-            let tiers = service.iter().flat_map(|service| service.tiers.iter());
-            let tiers = tiers.zip(0_u32..);
-            let mut found = tiers.filter(|(tier, _)| tier.members.iter().any(|it| it.name == name));
-            found.next().map_or(0, |(_, tier)| tier)
-        };
+        let tiers = service.iter().flat_map(|service| service.tiers.iter());
+        let tiers: BTreeMap<&MemberName, u32> = tiers
+            .zip(0..)
+            .flat_map(|(tier, index)| tier.members.iter().map(move |it| (&it.name, index)))
+            .collect();
         let members = row.members.iter().map(|member| {
             let rows = member.endpoints.iter();
-            let endpoints: Vec<_> = rows.map(|entry| endpoint_load(&entry.state)).collect();
+            let endpoints: Vec<_> = rows
+                .map(|entry| endpoint_load(directory, &row.state, entry))
+                .collect();
             MemberLoad {
-                tier: tier_of(member.state.name.clone()),
+                tier: tiers.get(&member.state.name).copied().unwrap_or_default(),
                 member: member.state.name.clone(),
                 endpoints,
             }
@@ -59,52 +61,36 @@ pub fn sample(
     }
 }
 
-fn endpoint_load(state: &EndpointState) -> EndpointLoad {
+fn endpoint_load(directory: &Directory, service: &ServiceState, entry: &Entry) -> EndpointLoad {
+    let state = &entry.state;
     let counts = &state.counts;
-    let (verdict, reason) = verdict(state.flags());
     let failures = [&counts.refused, &counts.timed_out, &counts.reset];
     let failed = failures.iter().map(|count| count.load(Relaxed));
+    let grounds = directory.grounds(service, entry);
+    let verdict = kind(grounds);
     EndpointLoad {
         addr: state.addr,
         active: state.inflight(),
         sessions: counts.sessions.load(Relaxed),
         failed: failed.fold(0, u32::wrapping_add),
         verdict,
-        reason: reason.to_owned(),
+        // Nobody asks why a healthy endpoint is healthy, and most are.
+        reason: match verdict {
+            VerdictKind::Healthy => String::new(),
+            _ => grounds.to_string(),
+        },
     }
 }
 
-/// The strongest thing that is known of an endpoint.
-fn verdict(flags: Flags) -> (VerdictKind, &'static str) {
-    let known = [
-        (
-            Flags::NOT_READY,
-            VerdictKind::NotReady,
-            "its objects say that it isn't ready",
-        ),
-        (
-            Flags::DRAINING,
-            VerdictKind::Draining,
-            "its objects or its member's weight say that it leaves",
-        ),
-        (
-            Flags::PROBE_DOWN,
-            VerdictKind::ProbeFailed,
-            "its health check fails from here",
-        ),
-        (
-            Flags::EJECTED,
-            VerdictKind::Ejected,
-            "connections to it failed in a row",
-        ),
-        (
-            Flags::LINK_LOST,
-            VerdictKind::Suspect,
-            "its member's control link is lost",
-        ),
-    ];
-    let found = known.into_iter().find(|(flag, _, _)| flags.has(*flag));
-    found.map_or((VerdictKind::Healthy, ""), |(_, kind, reason)| {
-        (kind, reason)
-    })
+fn kind(grounds: Reason) -> VerdictKind {
+    match grounds {
+        Reason::Fine => VerdictKind::Healthy,
+        Reason::Unverified => VerdictKind::Unverified,
+        Reason::Leaving => VerdictKind::Draining,
+        Reason::Removed => VerdictKind::Unknown,
+        Reason::NotReady => VerdictKind::NotReady,
+        Reason::Probe(_) | Reason::MemberDead => VerdictKind::ProbeFailed,
+        Reason::LinkLost => VerdictKind::Suspect,
+        Reason::Ejected { .. } => VerdictKind::Ejected,
+    }
 }

@@ -124,12 +124,12 @@ impl XdsSource {
         }
     }
 
-    /// Whether the control plane has answered this process, or had a second to do so and has
-    /// nothing to say.
-    pub fn has_been_told(&self, now: Tick) -> bool {
+    /// Whether the control plane is connected and has said nothing more for a second: it has told
+    /// everything, or has nothing to tell.
+    pub fn has_told_all(&self, now: Tick) -> bool {
         let link = &self.shared.lock().link;
-        let silent = link.connected && now - link.since >= Duration::from_secs(1);
-        link.heard.is_some() || silent
+        let last = link.heard.map_or(link.since, |heard| heard.max(link.since));
+        link.connected && now - last >= Duration::from_secs(1)
     }
 
     /// The highest `asOf` in force, with its epoch.
