@@ -108,6 +108,7 @@ impl App {
         mut inherited: Inheritance,
     ) -> anyhow::Result<Self> {
         let signals = Signals::listen().context("taking over signals")?;
+        threads::raise_file_limit();
         let metrics = Metrics::new(settings.workers);
         let fleet = Fleet::new(settings.workers, metrics.clone(), clock.clone())
             .context("creating the data threads' mailboxes")?;
@@ -173,13 +174,19 @@ impl App {
     }
 
     /// Tells the process that this one takes over from, if any, and the service manager that it
-    /// accepts connections now.
-    pub async fn announce(&mut self, taking: Option<Taking>) {
+    /// accepts connections now. Fails when the former process serves on after all.
+    pub async fn announce(&mut self, taking: Option<Taking>) -> anyhow::Result<()> {
         if let Some(taking) = taking {
             let control = &self.control;
-            if let Err(error) = taking.ready(|flows| control.adopt_flows(flows)).await {
-                let error = chain(&error);
-                tracing::warn!(error, "the former process said no last word");
+            match taking.ready(|flows| control.adopt_flows(flows)).await {
+                Ok(()) => {}
+                Err(HandOverError::Refused(reason)) => {
+                    bail!("the former process serves on: {reason}");
+                }
+                Err(error) => {
+                    let error = chain(&error);
+                    tracing::warn!(error, "the former process said no last word");
+                }
             }
             self.fleet.release_datagrams();
         }
@@ -192,6 +199,7 @@ impl App {
                 "no successor can take over by --takeover"
             );
         }
+        Ok(())
     }
 
     /// Runs until the process has left in order, or a data thread is lost.
@@ -359,6 +367,7 @@ impl App {
                 let flows = self.fleet.freeze_flows().await;
                 let count = flows.len();
                 if let Err((error, flows)) = taker.pass(flows).await {
+                    taker.refuse(&error).await;
                     self.control.take_back(flows);
                     return self.takers_failed(&error);
                 }

@@ -23,9 +23,12 @@ use fairlead_runtime::clock::{Clock, Tick};
 
 use crate::{
     access_log::{Reason, sink::Sinks},
-    directory::{ChangeKind, Directory, Signal, learned::Learned},
+    directory::{Change, ChangeKind, Directory, Signal, learned::Learned},
     dns::{Host, Looked, Names},
-    health::probe::Job,
+    health::{
+        probe::{Job, ProbeError},
+        verdict::{Cause, Verdict},
+    },
     metrics::Metrics,
     source::load::{self, Sample},
     tcp::{Fleet, FrozenFlow, Queues},
@@ -241,7 +244,18 @@ impl Control {
 
     /// Takes in what data threads and probes saw.
     pub fn observe(&mut self, signals: impl IntoIterator<Item = Signal>) {
-        self.directory.observe(signals, self.clock.now());
+        let process = &self.fleet.metrics.process;
+        let counted = signals.into_iter().inspect(|signal| {
+            if let Signal::Answer(answer) = signal {
+                match answer.result {
+                    Ok(_) => process.probes_passed.inc(),
+                    // Our own fault says nothing about anybody.
+                    Err(ProbeError::Ours) => {}
+                    Err(_) => process.probes_failed.inc(),
+                }
+            }
+        });
+        self.directory.observe(counted, self.clock.now());
         self.note_changes();
     }
 
@@ -261,11 +275,34 @@ impl Control {
     pub fn note_changes(&mut self) {
         for change in self.directory.take_changes() {
             self.changes += 1;
+            self.tell(&change);
             self.leaving.note(&change);
         }
         for (endpoint, reason) in self.leaving.due(self.clock.now()) {
             let cancelled = self.fleet.cut(endpoint, reason);
             self.leaving.began(endpoint, cancelled);
+        }
+    }
+
+    /// Logs and counts what happened to an endpoint.
+    fn tell(&self, change: &Change) {
+        let endpoint = &change.endpoint;
+        let (service, member) = (&change.service.name, &endpoint.member.name);
+        let addr = endpoint.addr;
+        match change.kind {
+            ChangeKind::Unhealthy(verdict) => {
+                if verdict == Verdict::Down(Cause::Ejected) {
+                    self.fleet.metrics.service(service).ejections.inc();
+                }
+                tracing::info!(%service, %member, %addr, ?verdict, "an endpoint takes no sessions");
+            }
+            ChangeKind::Usable => {
+                tracing::info!(%service, %member, %addr, "an endpoint takes sessions again");
+            }
+            // Thousands may come or go with one configuration.
+            ChangeKind::Removed | ChangeKind::Draining => {
+                tracing::debug!(%service, %member, %addr, kind = ?change.kind, "an endpoint leaves");
+            }
         }
     }
 

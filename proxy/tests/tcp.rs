@@ -9,6 +9,8 @@ mod support;
 mod admission;
 #[path = "tcp/changes.rs"]
 mod changes;
+#[path = "tcp/connects.rs"]
+mod connects;
 #[path = "tcp/sessions.rs"]
 mod sessions;
 #[path = "tcp/threads.rs"]

@@ -39,7 +39,7 @@ pub fn run(flags: &Flags, clock: Clock) -> anyhow::Result<()> {
     runtime.block_on(async {
         let (inherited, taking) = inherit(flags).await?;
         let mut app = App::start(flags.clone(), settings, source, clock, inherited)?;
-        app.announce(taking).await;
+        app.announce(taking).await?;
         app.run().await
     })
 }

@@ -8,6 +8,7 @@ use std::{
 use tokio::task::JoinSet;
 
 use crate::{
+    control::chain,
     tcp::FrozenFlow,
     upgrade::{
         Offer,
@@ -141,6 +142,14 @@ impl Ready {
             let back = back.map(|(listener, (row, socket))| (listener, row, socket));
             (error, back.collect())
         })
+    }
+
+    /// Tells it to end, since this process serves on: two would answer one client. A child is
+    /// killed.
+    pub(super) async fn refuse(self, error: &HandOverError) {
+        let reason = chain(error);
+        // It may be gone, which is as good.
+        self.channel.refuse(reason).await.ok();
     }
 
     /// Tells it that this process accepts no more.

@@ -77,9 +77,22 @@ pub(super) fn files_max() -> i64 {
         .unwrap_or(i64::MAX)
 }
 
-/// How many listening sockets there may be: a quarter of the open files that are allowed.
+/// Raises the limit of open files as far as this process may.
+pub(super) fn raise_file_limit() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised) {
+        tracing::warn!(%error, current = limit.current, "the limit of open files stays as it is");
+    }
+}
+
+/// How many listening sockets there may be: half of the open files that are allowed. Flows have a
+/// quarter, sessions what is left.
 pub(super) fn listener_budget() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let files = limit.current.unwrap_or(u64::MAX / 2);
-    usize::try_from(files / 4).unwrap_or(usize::MAX)
+    usize::try_from(files / 2).unwrap_or(usize::MAX)
 }

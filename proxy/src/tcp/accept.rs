@@ -131,7 +131,7 @@ impl Worker {
                     Err(_) => unreachable!("what was offered comes back"),
                 }
                 self.fleet.in_transit.fetch_sub(1, Relaxed);
-                self.fleet.loads.arrived(other);
+                self.fleet.loads.adjust(other, -1);
                 self.thread().handoffs.inc(Handoff::QueueFull);
             }
             self.take(handed);

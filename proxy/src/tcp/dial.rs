@@ -277,14 +277,15 @@ impl Worker {
             return;
         };
         self.straggler_wheel.disarm(key.index);
-        let outcome = if ready.failed() {
+        if ready.failed() {
             let errno = tcp::take_error(&straggler.socket).and_then(|error| error.raw_os_error());
             let failure = Failure::from_errno(errno.unwrap_or(libc::ECONNREFUSED));
-            straggler.loser.failed(failure)
+            let outcome = straggler.loser.failed(failure);
+            self.end_straggler(straggler, outcome, result_of(failure.outcome()));
         } else {
-            Some(straggler.loser.connected(self.now))
-        };
-        self.end_straggler(straggler, outcome);
+            let outcome = straggler.loser.connected(self.now);
+            self.end_straggler(straggler, Some(outcome), ConnectResult::Lost);
+        }
     }
 
     /// The time of a connect that lost its race has come.
@@ -300,7 +301,7 @@ impl Worker {
         let live = straggler.loser.live.clone();
         if over {
             if let Some(straggler) = self.stragglers.remove(key) {
-                self.end_straggler(straggler, outcome);
+                self.end_straggler(straggler, outcome, ConnectResult::TimedOut);
             }
         } else {
             self.straggler_wheel.arm(index, straggler.loser.next_wake());
@@ -310,17 +311,18 @@ impl Worker {
         }
     }
 
-    fn end_straggler(&mut self, straggler: Straggler, outcome: Option<Outcome>) {
+    fn end_straggler(
+        &mut self,
+        straggler: Straggler,
+        outcome: Option<Outcome>,
+        result: ConnectResult,
+    ) {
         let Straggler {
             socket,
             loser,
             route,
         } = straggler;
         if let Some(member) = route.member(loser.live.member.identity) {
-            let result = match outcome {
-                Some(Outcome::Connected(_)) | None => ConnectResult::Lost,
-                Some(outcome) => result_of(outcome),
-            };
             member.connects.inc(result);
         }
         if let Some(outcome) = outcome {

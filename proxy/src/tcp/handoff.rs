@@ -20,14 +20,11 @@ use fairlead_runtime::clock::Tick;
 #[derive(Debug)]
 pub(crate) struct Loads(Box<[Load]>);
 
-/// On a cache line of its own: each thread writes its own at every connection.
+/// A thread's load and the connections on their way to it, in one number, so that nobody reads one
+/// without the other. On a cache line of its own: its thread writes it at every connection.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Load {
-    own: AtomicU32,
-    /// Connections passed to it that it hasn't taken yet.
-    coming: AtomicU32,
-}
+struct Load(AtomicU32);
 
 /// How one thread computes its load.
 #[derive(Debug)]
@@ -51,30 +48,27 @@ impl Loads {
         Self((0..threads).map(|_| Load::default()).collect())
     }
 
-    /// States the load of thread `index`.
-    pub(crate) fn publish(&self, index: usize, load: u32) {
-        self.0[index].own.store(load, Relaxed);
+    /// Thread `index` has so many more (or fewer) than it said before.
+    pub(crate) fn adjust(&self, index: usize, more: i32) {
+        self.0[index].0.fetch_add(more.cast_unsigned(), Relaxed);
     }
 
-    /// The thread that should take a connection instead of thread `index` with its `load`.
-    /// It counts as coming there at once, so that others don't pour into it as well.
+    /// The thread that should take a connection instead of thread `index` with its `load`. It
+    /// counts there at once; two threads never choose one by the same count of it.
     pub(crate) fn relief(&self, index: usize, load: u32) -> Option<usize> {
-        let loads = self.0.iter().enumerate().map(|(index, load)| {
-            let all = load.own.load(Relaxed) + load.coming.load(Relaxed);
-            (index, all)
-        });
-        let others = loads.filter(|(other, _)| *other != index);
-        let (least, least_load) = others.min_by_key(|(_, load)| *load)?;
-        if load <= least_load + SLACK {
-            return None;
+        loop {
+            let loads = self.0.iter().map(|load| load.0.load(Relaxed)).enumerate();
+            let others = loads.filter(|(other, _)| *other != index);
+            let (least, least_load) = others.min_by_key(|(_, load)| *load)?;
+            if load <= least_load + SLACK {
+                return None;
+            }
+            let seen = &self.0[least].0;
+            let chosen = seen.compare_exchange(least_load, least_load + 1, Relaxed, Relaxed);
+            if chosen.is_ok() {
+                return Some(least);
+            }
         }
-        self.0[least].coming.fetch_add(1, Relaxed);
-        Some(least)
-    }
-
-    /// A connection passed to thread `index` was taken there, or came back.
-    pub(crate) fn arrived(&self, index: usize) {
-        self.0[index].coming.fetch_sub(1, Relaxed);
     }
 }
 
@@ -186,15 +180,13 @@ mod tests {
     #[test]
     fn a_connection_is_passed_on_when_the_difference_exceeds_two() {
         let loads = Loads::new(3);
-        loads.publish(0, 3);
-        loads.publish(1, 2);
-        loads.publish(2, 1);
+        loads.adjust(0, 3);
+        loads.adjust(1, 2);
+        loads.adjust(2, 1);
         assert_eq!(loads.relief(0, 3), None);
         assert_eq!(loads.relief(0, 4), Some(2));
         assert_eq!(loads.relief(0, 4), None, "thread 2 has it already");
-        loads.publish(2, 1);
-        assert_eq!(loads.relief(0, 4), None, "it comes on top of its own");
-        loads.arrived(2);
+        loads.adjust(2, -1);
         assert_eq!(loads.relief(0, 4), Some(2));
         assert_eq!(Loads::new(1).relief(0, 100), None);
     }

@@ -352,7 +352,8 @@ impl Worker {
                 Command::Take(handed) => {
                     self.take(handed);
                     self.publish_load();
-                    self.fleet.loads.arrived(self.index);
+                    // It was counted here already when it was passed on.
+                    self.fleet.loads.adjust(self.index, -1);
                     self.fleet.in_transit.fetch_sub(1, Relaxed);
                 }
                 Command::Listen {
@@ -501,8 +502,9 @@ impl Worker {
         if self.fleet.threads() > 1 {
             let load = self.gauge.load(self.now);
             if load != self.published {
+                let more = load.cast_signed() - self.published.cast_signed();
                 self.published = load;
-                self.fleet.loads.publish(self.index, load);
+                self.fleet.loads.adjust(self.index, more);
             }
         }
     }

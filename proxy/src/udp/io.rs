@@ -235,6 +235,10 @@ impl Datagrams {
         let Some(Some(listener)) = self.listeners.get_mut(slot as usize) else {
             return;
         };
+        // The poller may have told before it was frozen, in the same round.
+        if listener.held {
+            return;
+        }
         let received = self.inbox.receive(&listener.socket, listener.batch, true);
         let Ok(count) = received else {
             // Nothing came, or an error that belongs to an earlier answer.

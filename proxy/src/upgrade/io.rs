@@ -203,6 +203,11 @@ impl Channel {
         Ok(())
     }
 
+    /// The giver changed its mind: it serves on, and the taker must not.
+    pub async fn refuse(&self, reason: String) -> Result<(), HandOverError> {
+        self.send(&Message::Refuse { reason }, &[]).await
+    }
+
     /// The giver's last word.
     pub async fn release(&self) -> Result<(), HandOverError> {
         self.send(&Message::Released, &[]).await
@@ -251,7 +256,8 @@ impl Channel {
 
 impl Taking {
     /// Tells the giver that this process accepts connections, takes the giver's flows and waits
-    /// until the giver accepts no more. From here on this process serves, whatever the answer.
+    /// until the giver accepts no more. From here on this process serves, whatever becomes of the
+    /// giver, unless the answer is [`HandOverError::Refused`]: then the giver serves on.
     pub async fn ready(
         self,
         mut adopt: impl FnMut(Vec<(FlowRow, OwnedFd)>),
@@ -265,6 +271,7 @@ impl Taking {
                     self.0.send(&Message::Taken { batch }, &[]).await?;
                 }
                 Message::Released => return Ok(()),
+                Message::Refuse { reason } => return Err(HandOverError::Refused(reason)),
                 other => return Err(other.instead_of("released").into()),
             }
         }
