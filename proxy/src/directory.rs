@@ -73,7 +73,7 @@ struct Served {
     /// Its entry in `deadlines`.
     deadline: Option<Tick>,
     /// Endpoints in slow start, and since when.
-    ramping: Vec<(Arc<EndpointState>, Tick)>,
+    ramping: BTreeMap<EndpointId, (Arc<EndpointState>, Tick)>,
     /// How endpoints stand that aren't usable, and since when.
     since: BTreeMap<EndpointId, (ChangeKind, Tick)>,
 }
@@ -350,7 +350,7 @@ impl Directory {
             .suspicions
             .retain(|_, suspicion| !suspicion.is_over(now));
         let slow_start = served.service.policy.slow_start;
-        served.ramping.retain(|(endpoint, from)| {
+        served.ramping.retain(|_, (endpoint, from)| {
             let ramping = now.since(*from) < slow_start;
             if !ramping {
                 endpoint.set_ramp(None);
@@ -373,8 +373,7 @@ impl Directory {
             && endpoint.is_usable()
         {
             endpoint.set_ramp(Some(now));
-            served.ramping.retain(|(other, _)| other != endpoint);
-            served.ramping.push((endpoint.clone(), now));
+            served.ramping.insert(endpoint.id, (endpoint.clone(), now));
         }
     }
 
@@ -396,7 +395,7 @@ impl Directory {
         for endpoint in &returned {
             if !served.service.policy.slow_start.is_zero() {
                 endpoint.set_ramp(Some(now));
-                served.ramping.push((endpoint.clone(), now));
+                served.ramping.insert(endpoint.id, (endpoint.clone(), now));
             }
         }
         rows::note_changes(row, served, &mut self.changes, now);
@@ -428,7 +427,7 @@ impl Directory {
         let slow_start = served.service.policy.slow_start;
         let ramps = served
             .ramping
-            .iter()
+            .values()
             .map(|(_, from)| from.after(slow_start));
         let suspicions = served.suspicions.values().filter_map(Suspicion::until);
         let next = ramps

@@ -2,7 +2,7 @@
 //! times, slow starts and the clocks of returning tiers. Times travel as spans before or after now,
 //! since two processes share no clock.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use fairlead_config::name::ServiceName;
 use fairlead_runtime::clock::Tick;
@@ -10,7 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use super::Directory;
 use crate::{
-    balancer::tiers::LearnedHold, health::passive::LearnedEjection, registry::EndpointState,
+    balancer::{
+        hash::{self, Identity},
+        tiers::LearnedHold,
+    },
+    health::passive::LearnedEjection,
+    registry::EndpointState,
 };
 
 /// What was learned about a service.
@@ -53,12 +58,12 @@ impl Directory {
     /// Everything that was learned, a service at a time; endpoints of which nothing was are left
     /// out.
     pub fn learned(&self, now: Tick) -> impl Iterator<Item = Learned> {
-        self.served.iter().filter_map(move |(_, served)| {
+        self.served.values().filter_map(move |served| {
             let row = self.registry.service(&served.service.name)?;
             let entries = row.members.iter().flat_map(|member| &*member.endpoints);
             let endpoints = entries.filter_map(|entry| {
                 let state = &entry.state;
-                let ramping = served.ramping.iter().find(|(other, _)| other == state);
+                let ramping = served.ramping.get(&state.id);
                 let learned = LearnedEndpoint {
                     member: state.member.name.to_string(),
                     addr: state.addr,
@@ -88,12 +93,16 @@ impl Directory {
         };
         let id = row.state.id;
         let entries = row.members.iter().flat_map(|member| &*member.endpoints);
-        let known: Vec<_> = entries.map(|entry| entry.state.clone()).collect();
+        let known: HashMap<(Identity, SocketAddr), Arc<EndpointState>> = entries
+            .map(|entry| {
+                (
+                    (entry.state.member.identity, entry.state.addr),
+                    entry.state.clone(),
+                )
+            })
+            .collect();
         for learned in &learned.endpoints {
-            let is_meant = |state: &&std::sync::Arc<EndpointState>| {
-                state.addr == learned.addr && state.member.name.as_str() == learned.member
-            };
-            let Some(state) = known.iter().find(is_meant) else {
+            let Some(state) = known.get(&(hash::member(&learned.member), learned.addr)) else {
                 continue;
             };
             if let Some(micros) = learned.connect_micros {

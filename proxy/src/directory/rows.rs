@@ -187,14 +187,14 @@ impl Served {
             suspicions: BTreeMap::new(),
             again: None,
             deadline: None,
-            ramping: Vec::new(),
+            ramping: BTreeMap::new(),
             since: BTreeMap::new(),
         }
     }
 
     fn forget(&mut self, endpoint: &EndpointState) {
         self.ejections.remove(endpoint);
-        self.ramping.retain(|(ramping, _)| **ramping != *endpoint);
+        self.ramping.remove(&endpoint.id);
         self.since.remove(&endpoint.id);
         endpoint.set_ramp(None);
         endpoint.clear_strikes();
