@@ -23,15 +23,14 @@
 //! | `attempts`, `hedged` | connects begun; whether a second one raced the first |
 //! | `rehomed` | flows only: how often the endpoint was replaced |
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, SystemTime},
-};
+use std::{net::SocketAddr, time::Duration};
 
 use fairlead_config::{
     frontend::Protocol,
     name::{FrontendName, MemberName, ServiceName},
 };
+use fairlead_runtime::clock::{Clock, Tick};
+use jiff::Timestamp;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use crate::metrics::label_enum;
@@ -42,7 +41,7 @@ pub mod sink;
 #[derive(Debug, Clone)]
 pub struct Record {
     /// When it ended.
-    pub ended: SystemTime,
+    pub ended: Timestamp,
     /// TCP: a session; UDP: a flow.
     pub protocol: Protocol,
     /// The service it was for; none where routing never got that far.
@@ -171,6 +170,12 @@ label_enum! {
     }
 }
 
+/// The wall-clock time of a tick.
+pub fn time(clock: &Clock, at: Tick) -> Timestamp {
+    // Outside of jiff's years is no clock that anybody has.
+    Timestamp::try_from(clock.wall(at)).unwrap_or_default()
+}
+
 /// Writes one line, without the line feed, for `record` at the end of `out`.
 pub fn write_line(record: &Record, out: &mut Vec<u8>) {
     serde_json::to_writer(&mut *out, &Line(record)).expect("writing into memory never fails");
@@ -224,7 +229,7 @@ impl Serialize for Line<'_> {
         let record = self.0;
         let flow = record.protocol == Protocol::Udp;
         let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("time", &timestamp(record.ended))?;
+        map.serialize_entry("time", &format_args!("{:.3}", record.ended))?;
         map.serialize_entry("kind", if flow { "flow" } else { "session" })?;
         if let Some(service) = &record.service {
             map.serialize_entry("service", service.as_str())?;
@@ -270,14 +275,9 @@ fn millis(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }
 
-fn timestamp(time: SystemTime) -> Option<String> {
-    let time = jiff::Timestamp::try_from(time).ok()?;
-    Some(format!("{time:.3}"))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
+    use std::time::Duration;
 
     use super::*;
 
@@ -350,7 +350,7 @@ mod tests {
 
     pub(super) fn record() -> Record {
         Record {
-            ended: SystemTime::UNIX_EPOCH + Duration::from_millis(1500),
+            ended: Timestamp::from_millisecond(1500).unwrap(),
             protocol: Protocol::Tcp,
             service: Some(ServiceName::parse("shop/web:http").unwrap()),
             frontend: Some(FrontendName::parse("shop/web:http#0").unwrap()),

@@ -12,7 +12,7 @@ use super::{
     worker::Worker,
 };
 use crate::{
-    access_log::{Reason, Record, Served, Traffic},
+    access_log::{self, Reason, Record, Served, Traffic},
     balancer::NoEndpoint,
     connect::{self, GiveUp},
     metrics::{Fault, Metrics},
@@ -114,7 +114,7 @@ impl Settlement {
         let extra = session.extra.as_deref();
         let route = session.route.as_ref();
         Record {
-            ended: clock.wall(self.now),
+            ended: access_log::time(clock, self.now),
             protocol: Protocol::Tcp,
             service: route.map(|route| route.service.name.clone()),
             frontend: route.map(|route| route.frontend.name.clone()),

@@ -6,7 +6,7 @@ use fairlead_config::frontend::Protocol;
 
 use super::{Datagrams, errors::fault_of};
 use crate::{
-    access_log::{Reason, Record, Served},
+    access_log::{self, Reason, Record, Served},
     metrics::DatagramDrop,
     udp::{
         flow::{Closed, Ends, Load},
@@ -44,7 +44,7 @@ impl Datagrams {
             return;
         };
         let record = Record {
-            ended: self.settings.clock.wall(self.now),
+            ended: access_log::time(&self.settings.clock, self.now),
             protocol: Protocol::Udp,
             service: Some(route.service.name.clone()),
             frontend: Some(route.frontend.name.clone()),

@@ -396,60 +396,25 @@ impl Watch for Polled<'_> {
 impl Rig {
     fn new(front: &str, backends: &[&str], change: impl FnOnce(&mut Frontend)) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let backends: Vec<_> = backends
-            .iter()
-            .map(|ip| {
-                let backend = socket(ip);
-                backend.set_nonblocking(true).unwrap();
-                backend
-            })
-            .collect();
+        let backends: Vec<_> = backends.iter().map(|ip| nonblocking(ip)).collect();
         let log = folder.path().join("log").to_str().unwrap().into();
         let (directory, snapshot) = directory(&backends, AccessLog::File(log));
-        let name = service_name();
-        let state = Arc::clone(directory.service(&name).unwrap());
-        let view = state.view().clone().unwrap();
-        let endpoints: Vec<_> = backends
-            .iter()
-            .map(|backend| {
-                let addr = backend.local_addr().unwrap();
-                let mut all = view.endpoints().map(|(_, entry)| &entry.state);
-                Arc::clone(all.find(|state| state.addr == addr).unwrap())
-            })
-            .collect();
+        let view = directory.service(&service_name()).unwrap().view().clone();
+        let view = view.unwrap();
+        let endpoint = |backend: &UdpSocket| {
+            let addr = backend.local_addr().unwrap();
+            let mut all = view.endpoints().map(|(_, entry)| &entry.state);
+            Arc::clone(all.find(|state| state.addr == addr).unwrap())
+        };
+        let endpoints = backends.iter().map(endpoint).collect();
 
         let socket = socket(front);
         let addr = socket.local_addr().unwrap();
-        let mut frontend = Frontend {
-            name: FrontendName::parse("shop/dns:udp#0").unwrap(),
-            protocol: Protocol::Udp,
-            ip: addr.ip(),
-            ports: addr.port()..=addr.port(),
-            service: name.clone(),
-            sni: Vec::new(),
-            allow: Vec::new(),
-            proxy_protocol: None,
-        };
+        let mut frontend = frontend(addr);
         change(&mut frontend);
         let metrics = Metrics::new(1);
-        let service = Arc::clone(&snapshot.services[&name]);
         let sinks = Sinks::new(1, Arc::clone(&metrics));
-        let counted = metrics.service(&name);
-        let members = view
-            .members
-            .iter()
-            .map(|member| (member.state.identity, counted.member(&member.state.name)));
-        let route = Route {
-            id: FrontendId(0),
-            frontend: Arc::new(frontend),
-            state,
-            limiter: Limiter::new(&service.policy.limits, 1, Arc::clone(&counted)),
-            members: members.collect(),
-            metrics: Arc::clone(&counted),
-            log: sinks.sink(&service.policy.access_log).unwrap(),
-            pace: Arc::new(Pace::new(500)),
-            service,
-        };
+        let route = route(frontend, &directory, &snapshot, (&metrics, &sinks));
         let route: Entry = Arc::new(ArcSwap::from_pointee(route));
         let routes = RouteTable::build(Protocol::Udp, [Arc::clone(&route)]);
         let settings = Settings {
@@ -519,9 +484,7 @@ impl Rig {
 
     /// Closes the socket of an endpoint.
     fn lose(&mut self, index: usize) {
-        let another = socket("127.0.0.1");
-        another.set_nonblocking(true).unwrap();
-        self.backends[index] = another;
+        self.backends[index] = nonblocking("127.0.0.1");
     }
 
     fn answer_all(&mut self, index: usize) {
@@ -588,6 +551,47 @@ fn wait_for(rig: &mut Rig, done: impl Fn(&Rig) -> bool) {
     }
 }
 
+fn frontend(addr: SocketAddr) -> Frontend {
+    Frontend {
+        name: FrontendName::parse("shop/dns:udp#0").unwrap(),
+        protocol: Protocol::Udp,
+        ip: addr.ip(),
+        ports: addr.port()..=addr.port(),
+        service: service_name(),
+        sni: Vec::new(),
+        allow: Vec::new(),
+        proxy_protocol: None,
+    }
+}
+
+fn route(
+    frontend: Frontend,
+    directory: &Directory,
+    snapshot: &Snapshot,
+    (metrics, sinks): (&Arc<Metrics>, &Sinks),
+) -> Route {
+    let name = service_name();
+    let state = Arc::clone(directory.service(&name).unwrap());
+    let service = Arc::clone(&snapshot.services[&name]);
+    let counted = metrics.service(&name);
+    let view = state.view().clone().unwrap();
+    let members = view.members.iter().map(|member| {
+        let name = &member.state.name;
+        (member.state.identity, counted.member(name))
+    });
+    Route {
+        id: FrontendId(0),
+        frontend: Arc::new(frontend),
+        members: members.collect(),
+        limiter: Limiter::new(&service.policy.limits, 1, Arc::clone(&counted)),
+        metrics: counted,
+        log: sinks.sink(&service.policy.access_log).unwrap(),
+        pace: Arc::new(Pace::new(500)),
+        state,
+        service,
+    }
+}
+
 fn directory(backends: &[UdpSocket], access_log: AccessLog) -> (Directory, Snapshot) {
     let endpoints = backends.iter().map(|backend| Endpoint {
         key: EndpointKey {
@@ -631,6 +635,12 @@ fn service_name() -> ServiceName {
 
 fn member() -> MemberName {
     MemberName::parse("eu-1").unwrap()
+}
+
+fn nonblocking(ip: &str) -> UdpSocket {
+    let socket = socket(ip);
+    socket.set_nonblocking(true).unwrap();
+    socket
 }
 
 fn socket(ip: &str) -> UdpSocket {

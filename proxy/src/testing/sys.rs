@@ -1,0 +1,3 @@
+//! What only unsafe code can tell.
+
+pub(crate) mod allocation;
