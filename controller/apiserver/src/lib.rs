@@ -32,4 +32,6 @@ pub mod store;
 
 pub use auth::User;
 pub use error::{ApiError, Cause, CauseReason};
-pub use server::{ApiServer, Builder, Controllers, Handle, Security, ServerError};
+pub use server::{
+    ApiServer, Builder, ClientCertificate, Controllers, Handle, Security, ServerError,
+};

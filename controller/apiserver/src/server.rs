@@ -19,10 +19,12 @@ use crate::kinds::{Settings, State};
 use crate::resource::Registry;
 use crate::store::{Limits, OpenError, Store};
 
+mod certificate;
 mod identity;
 mod listener;
 mod local;
 
+pub use certificate::ClientCertificate;
 use identity::Identity;
 pub use listener::{Handle, Security};
 
@@ -305,6 +307,16 @@ impl ApiServer {
     /// use [`Handle::kubeconfig`]).
     pub fn kubeconfig(&self, addr: SocketAddr) -> String {
         self.0.identity.kubeconfig(addr, Security::Tls)
+    }
+
+    /// A certificate with which a client of the HTTPS listeners is that user, in that group.
+    pub fn client_certificate(
+        &self,
+        user: &str,
+        group: Option<&str>,
+    ) -> Result<ClientCertificate, ServerError> {
+        let issued = certificate::issue(self.0.identity.ca(), user, group);
+        issued.map_err(|error| ServerError::Keys(error.to_string()))
     }
 
     /// The certificate authority of the HTTPS listeners, PEM.

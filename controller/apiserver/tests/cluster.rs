@@ -510,3 +510,52 @@ async fn an_issued_token_is_reviewed_until_its_account_goes() {
         .unwrap();
     assert_ne!(status.authenticated, Some(true));
 }
+
+#[tokio::test]
+async fn a_client_certificate_names_its_user_and_group() {
+    let server = server().await;
+    let addr = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let listener = server
+        .serve(addr, fairlead_apiserver::Security::Tls)
+        .await
+        .unwrap();
+    let url: http::Uri = format!("https://{}", listener.addr()).parse().unwrap();
+    let who = async |user: &str, group: Option<&str>| {
+        let issued = server.client_certificate(user, group).unwrap();
+        let mut config = kube::Config::new(url.clone());
+        let ca = pem_body(server.ca_pem());
+        config.root_cert = Some(vec![ca]);
+        let encode = |text: &str| {
+            use base64::Engine as _;
+            base64::engine::general_purpose::STANDARD.encode(text)
+        };
+        config.auth_info.client_certificate_data = Some(encode(&issued.certificate));
+        config.auth_info.client_key_data = Some(encode(&issued.key).into());
+        Client::try_from(config).unwrap()
+    };
+    let admin = who("root", Some("system:masters")).await;
+    Api::<Secret>::all(admin)
+        .list(&Default::default())
+        .await
+        .expect("a master may");
+    let bob = who("bob", None).await;
+    let Err(Error::Api(refusal)) = Api::<Secret>::all(bob).list(&Default::default()).await else {
+        panic!("bob may not list")
+    };
+    assert!(
+        refusal.message.contains("User \"bob\" cannot list"),
+        "{}",
+        refusal.message
+    );
+}
+
+fn pem_body(pem: &str) -> Vec<u8> {
+    use base64::Engine as _;
+    let body: String = pem
+        .lines()
+        .filter(|line| !line.starts_with("-----"))
+        .collect();
+    base64::engine::general_purpose::STANDARD
+        .decode(body)
+        .unwrap()
+}

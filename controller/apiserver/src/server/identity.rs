@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -13,9 +14,13 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::{Security, ServerError};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+
 use crate::auth::authenticate::Authentication;
 use crate::auth::jwt::SigningKey;
 use crate::auth::{MASTERS, User};
@@ -121,15 +126,35 @@ impl Identity {
     /// A serving certificate for that address, signed by this server's CA.
     pub(super) fn tls_config(&self, addr: IpAddr) -> Result<rustls::ServerConfig, ServerError> {
         let (chain, key) = self.serving_certificate(addr).map_err(keys)?;
-        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(|error| ServerError::Keys(error.to_string()))?
-            .with_no_client_auth()
+            .with_client_cert_verifier(self.client_verifier(&provider)?)
             .with_single_cert(chain, key)
             .map_err(|error| ServerError::Keys(error.to_string()))?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
+    }
+
+    /// Certificate and key of the CA.
+    pub(super) fn ca(&self) -> (&str, &str) {
+        (&self.ca_pem, &self.ca_key)
+    }
+
+    /// Clients may show a certificate of this server's CA; those without one use tokens.
+    fn client_verifier(
+        &self,
+        provider: &Arc<rustls::crypto::CryptoProvider>,
+    ) -> Result<Arc<dyn ClientCertVerifier>, ServerError> {
+        let failed = |error: &dyn std::fmt::Display| ServerError::Keys(error.to_string());
+        let mut roots = rustls::RootCertStore::empty();
+        let ca = CertificateDer::from_pem_slice(self.ca_pem.as_bytes()).map_err(|e| failed(&e))?;
+        roots.add(ca).map_err(|e| failed(&e))?;
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+            .allow_unauthenticated()
+            .build()
+            .map_err(|e| failed(&e))
     }
 
     fn serving_certificate(

@@ -14,7 +14,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::local::deliver;
-use super::{ApiServer, ServerError};
+use super::{ApiServer, ServerError, certificate};
+use crate::auth::User;
 use crate::controllers;
 use crate::error::ApiError;
 use crate::faults::Disconnected;
@@ -136,7 +137,6 @@ async fn converse(
     watcher: hyper_util::server::graceful::Watcher,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
-    let service = service_fn(move |request| answer(server.clone(), request));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -148,18 +148,33 @@ async fn converse(
         .keep_alive_interval(KEEP_ALIVE);
     match acceptor {
         None => {
+            let service = service_fn(move |request| answer(server.clone(), None, request));
             let connection = builder.serve_connection(TokioIo::new(stream), service);
             watcher.watch(connection.into_owned()).await
         }
         Some(acceptor) => {
             let stream = tokio::time::timeout(HANDSHAKE_TIME, acceptor.accept(stream)).await??;
+            let certificate = stream
+                .get_ref()
+                .1
+                .peer_certificates()
+                .and_then(<[_]>::first);
+            let user = certificate
+                .and_then(|der| certificate::user(der))
+                .map(Arc::new);
+            let service = service_fn(move |request| answer(server.clone(), user.clone(), request));
             let connection = builder.serve_connection(TokioIo::new(stream), service);
             watcher.watch(connection.into_owned()).await
         }
     }
 }
 
-async fn answer(server: Weak, request: Request<Incoming>) -> Result<Response<Body>, Disconnected> {
+/// `certified` is the user of the connection's client certificate.
+async fn answer(
+    server: Weak,
+    certified: Option<Arc<User>>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Disconnected> {
     let (head, body) = request.into_parts();
     let Some(server) = server.upgrade() else {
         let error = ApiError::unavailable("the server is shutting down");
@@ -167,10 +182,14 @@ async fn answer(server: Weak, request: Request<Incoming>) -> Result<Response<Bod
     };
     let core = &server.0.core;
     let now = core.now().as_second();
-    let Ok(user) = core
-        .authentication
-        .authenticate(&head.headers, now, &**core)
-    else {
+    let user = match certified {
+        Some(user) => Ok(user),
+        None => core
+            .authentication
+            .authenticate(&head.headers, now, &**core)
+            .map(Arc::new),
+    };
+    let Ok(user) = user else {
         return Ok(status(
             &ApiError::unauthorized(),
             Syntax::of_error(&head.headers),
