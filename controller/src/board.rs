@@ -195,6 +195,12 @@ impl Board {
         self.watched.keys().cloned().collect()
     }
 
+    /// Whether a group is told of a service.
+    pub fn serves(&self, group: &str, key: &ServiceKey) -> bool {
+        let group = self.groups.get(group);
+        group.is_some_and(|group| group.rows.contains_key(key))
+    }
+
     /// The content of a group as one hash: equal on every replica that decided the same.
     pub fn hash(&self, group: &str) -> Option<String> {
         self.groups.get(group).map(|group| group.table.hash())

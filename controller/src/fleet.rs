@@ -128,7 +128,7 @@ impl Fleet {
         self.dirty_groups.insert(id.group.clone());
     }
 
-    /// It reported. The first report of a stream replaces all verdicts.
+    /// It reported. The first report of a stream replaces all that was known.
     pub fn reported(
         &mut self,
         id: &ProxyId,
@@ -152,7 +152,10 @@ impl Fleet {
         if first {
             self.dirty_services
                 .extend(proxy.verdicts.keys().map(|(service, ..)| key_of(service)));
+            self.dirty_services
+                .extend(proxy.sessions.keys().map(|(service, _)| key_of(service)));
             proxy.verdicts.clear();
+            proxy.sessions.clear();
         }
         for stats in &report.cluster_stats {
             let Ok(service) = ServiceName::parse(&stats.cluster_name) else {
@@ -219,16 +222,22 @@ impl Fleet {
         (std::mem::take(&mut self.dirty_groups), services)
     }
 
-    /// What all proxies say of a service, by member.
-    pub fn loads(&self, key: &ServiceKey, now: Tick) -> BTreeMap<MemberName, Load> {
+    /// What all proxies say of a service, by member. `serves` tells the groups that serve it: only
+    /// their silence makes the number of sessions unknown.
+    pub fn loads(
+        &self,
+        key: &ServiceKey,
+        serves: impl Fn(&str) -> bool,
+        now: Tick,
+    ) -> BTreeMap<MemberName, Load> {
         let mut loads: BTreeMap<MemberName, Load> = BTreeMap::new();
         let mut unknown = false;
-        for proxy in self.proxies.values() {
+        for (id, proxy) in &self.proxies {
             let fresh = proxy
                 .reported
                 .as_ref()
                 .is_some_and(|(at, _)| now.since(*at) < STALE_AFTER);
-            unknown |= proxy.streams > 0 && !fresh;
+            unknown |= proxy.streams > 0 && !fresh && serves(&id.group);
             for ((service, member), active) in &proxy.sessions {
                 if is_of(service, key) {
                     let load = loads.entry(member.clone()).or_default();

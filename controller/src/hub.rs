@@ -169,7 +169,10 @@ fn start(
     let mut tasks = Tasks::new(config.clock.clone());
     let metrics = Metrics::new();
     let fleet = Arc::new(Mutex::new(Fleet::default()));
-    let (connections, stop) = (TaskTracker::new(), CancellationToken::new());
+    let doors = Doors {
+        connections: TaskTracker::new(),
+        stop: CancellationToken::new(),
+    };
     let (leadership, election) = leader::io::new(config.replica.clone(), config.clock.clone());
     let url = format!("https://{addr}");
     let lease = leader::io::run(config.client.clone(), config.clock.clone(), url, election);
@@ -187,48 +190,13 @@ fn start(
         begin: &begin,
     };
     let (shared, commands) = engine.start(&mut tasks);
-    let (ahead, ahead_taken) = mpsc::channel(epoch::QUEUE);
-    let epochs = epoch::run(
-        config.client.clone(),
-        leadership.clone(),
-        shared.board.clone(),
-        ahead_taken,
+    engine.serve(
+        listener,
+        (&shared, commands),
+        identity.as_ref(),
+        &mut tasks,
+        &doors,
     );
-    tasks.spawn("epoch", endless(epochs));
-    let streams = Streams {
-        access: access::Access::new(config.client.clone(), config.clock.clone(), !config.tls),
-        shared: shared.clone(),
-        fleet: fleet.clone(),
-        metrics: metrics.clone(),
-        events: announcer.clone(),
-        clock: config.clock.clone(),
-        tasks: connections.clone(),
-        engine: commands.clone(),
-        ahead,
-    };
-    let gatherer = gather(
-        fleet.clone(),
-        shared.clone(),
-        commands,
-        config.clock.clone(),
-    );
-    tasks.spawn("reports", endless(gatherer));
-    let registrar = identity.as_ref().map(|identity| {
-        Arc::new(Registrar::new(
-            config.client.clone(),
-            identity.authority.clone(),
-            config.api_server.clone(),
-            config.clock.clone(),
-        ))
-    });
-    let server = Server {
-        streams,
-        registrar,
-        metrics: metrics.clone(),
-    };
-    let tls = identity.as_ref().map(|identity| identity.tls.clone());
-    let serving = server::run(listener, tls, server, connections.clone(), stop.clone());
-    tasks.spawn("streams", endless(serving));
     let authority = identity.as_ref().map(|identity| identity.authority.clone());
     if let Some(identity) = identity {
         tasks.spawn("certificates", endless(identity.keep(config.clone(), addr)));
@@ -241,8 +209,8 @@ fn start(
         leadership,
         authority,
         tasks,
-        connections,
-        stop,
+        connections: doors.connections,
+        stop: doors.stop,
         client: config.client,
         replica: config.replica,
     }
@@ -315,6 +283,77 @@ impl Ground<'_> {
             groups: groups_seen,
         };
         (shared, commands)
+    }
+}
+
+/// What open connections are held by.
+struct Doors {
+    connections: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Ground<'_> {
+    /// Opens the port.
+    fn serve(
+        &self,
+        listener: TcpListener,
+        (shared, commands): (&Shared, mpsc::Sender<Command>),
+        identity: Option<&Identity>,
+        tasks: &mut Tasks,
+        doors: &Doors,
+    ) {
+        let (ahead, ahead_taken) = mpsc::channel(epoch::QUEUE);
+        let epochs = epoch::run(
+            self.config.client.clone(),
+            self.leadership.clone(),
+            shared.board.clone(),
+            ahead_taken,
+        );
+        tasks.spawn("epoch", endless(epochs));
+        let streams = Streams {
+            access: access::Access::new(
+                self.config.client.clone(),
+                self.config.clock.clone(),
+                !self.config.tls,
+            ),
+            shared: shared.clone(),
+            fleet: self.fleet.clone(),
+            metrics: self.metrics.clone(),
+            events: self.events.clone(),
+            clock: self.config.clock.clone(),
+            tasks: doors.connections.clone(),
+            engine: commands.clone(),
+            ahead,
+        };
+        let gatherer = gather(
+            self.fleet.clone(),
+            shared.clone(),
+            commands,
+            self.config.clock.clone(),
+        );
+        tasks.spawn("reports", endless(gatherer));
+        let registrar = identity.map(|identity| {
+            Arc::new(Registrar::new(
+                self.config.client.clone(),
+                identity.authority.clone(),
+                self.config.api_server.clone(),
+                self.config.clock.clone(),
+            ))
+        });
+        let server = Server {
+            streams,
+            registrar,
+            metrics: self.metrics.clone(),
+        };
+        let tls = identity.map(|identity| identity.tls.clone());
+        let serving = server::run(
+            listener,
+            tls,
+            server,
+            doors.connections.clone(),
+            doors.stop.clone(),
+        );
+        tasks.spawn("streams", endless(serving));
     }
 }
 
@@ -435,10 +474,8 @@ async fn gather(
         ticks.tick().await;
         let now = clock.now();
         let commands = {
-            let (hashes, watched) = {
-                let board = shared.board.read();
-                (board.hashes(), board.watched_services())
-            };
+            let board = shared.board.read();
+            let hashes = board.hashes();
             let mut fleet = fleet.lock();
             fleet.sweep(now);
             for (group, hash) in &hashes {
@@ -446,11 +483,12 @@ async fn gather(
                     fleet.touch(group);
                 }
             }
-            let (groups, services) = fleet.take_dirty(&watched, now);
             published = hashes;
-            let loads = services
-                .iter()
-                .map(|key| (key.clone(), fleet.loads(key, now)));
+            let (groups, services) = fleet.take_dirty(&board.watched_services(), now);
+            let loads = services.iter().map(|key| {
+                let loads = fleet.loads(key, |group| board.serves(group, key), now);
+                (key.clone(), loads)
+            });
             let loads = Command::Loads(loads.collect());
             let refusals = services
                 .iter()

@@ -48,7 +48,11 @@ fn report(active: u64, verdicts: &[(&str, VerdictKind)]) -> LoadStatsRequest {
 }
 
 fn load(fleet: &Fleet, second: u64) -> Load {
-    let loads = fleet.loads(&ServiceKey::new("shop", "web"), at(second));
+    let loads = fleet.loads(
+        &ServiceKey::new("shop", "web"),
+        |group| group == "edge",
+        at(second),
+    );
     loads.into_values().next().unwrap_or_default()
 }
 
@@ -64,6 +68,13 @@ fn sessions_add_up_and_are_unknown_while_a_live_proxy_is_silent() {
     assert_eq!(load(&fleet, 2).active, Some(7));
     fleet.reported(&id("p2"), &report(4, &[]), false, at(40), &time(40));
     assert_eq!(load(&fleet, 40).active, None, "p1 fell silent");
+    let elsewhere = fleet.loads(&ServiceKey::new("shop", "web"), |_| false, at(40));
+    let active = elsewhere.into_values().next().unwrap().active;
+    assert_eq!(
+        active,
+        Some(7),
+        "who doesn't serve it need not report on it"
+    );
 }
 
 #[test]

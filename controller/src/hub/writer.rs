@@ -111,17 +111,7 @@ async fn perform(client: &Client, write: Write) -> Result<(), kube::Error> {
             let api: Api<ServiceImport> = Api::namespaced(client.clone(), &key.namespace);
             apply_status(&api, &key.name, version, &status, labels::HUB_MANAGER).await
         }
-        Write::DeleteImport { key, version } => {
-            let api: Api<ServiceImport> = Api::namespaced(client.clone(), &key.namespace);
-            let params = DeleteParams {
-                preconditions: Some(Preconditions {
-                    resource_version: (version > 0).then(|| version.to_string()),
-                    uid: None,
-                }),
-                ..DeleteParams::default()
-            };
-            api.delete(&key.name, &params).await.map(drop)
-        }
+        Write::DeleteImport { key, version } => delete_import(client, &key, version).await,
         Write::Service {
             namespace,
             name,
@@ -157,6 +147,18 @@ async fn perform(client: &Client, write: Write) -> Result<(), kube::Error> {
             apply_status(&api, &name, version, &*status, labels::HUB_MANAGER).await
         }
     }
+}
+
+async fn delete_import(client: &Client, key: &ServiceKey, version: u64) -> Result<(), kube::Error> {
+    let api: Api<ServiceImport> = Api::namespaced(client.clone(), &key.namespace);
+    let params = DeleteParams {
+        preconditions: Some(Preconditions {
+            resource_version: (version > 0).then(|| version.to_string()),
+            uid: None,
+        }),
+        ..DeleteParams::default()
+    };
+    api.delete(&key.name, &params).await.map(drop)
 }
 
 /// The namespace is made when it is missing; reserved ones were refused before.
