@@ -96,7 +96,10 @@ impl fmt::Display for Refusal {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, problem) in self.problems.iter().enumerate() {
             let line_break = if index > 0 { "\n" } else { "" };
-            write!(out, "{line_break}{}:{problem}", self.origin)?;
+            // As compilers do it, so that an editor finds the line: path:line:column.
+            let in_file = problem.starts_with(|first: char| first.is_ascii_digit());
+            let space = if in_file { "" } else { " " };
+            write!(out, "{line_break}{}:{space}{problem}", self.origin)?;
         }
         match self.more {
             0 => Ok(()),

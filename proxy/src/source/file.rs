@@ -105,7 +105,7 @@ pub fn judge(path: &str, bytes: &[u8], digest: u64, old: &Accepted, confirmed: b
         Err(refused) => Judgement::Refuse(Refusal::new(
             RefusalKind::MassRemoval,
             path,
-            format!(" {refused}"),
+            refused.to_string(),
         )),
     }
 }

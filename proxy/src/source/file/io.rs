@@ -235,7 +235,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 
 fn unreadable(path: &str, error: &io::Error) -> Refusal {
     let kind = RefusalKind::Unreadable;
-    Refusal::new(kind, path, format!(" the file can't be read: {error}"))
+    Refusal::new(kind, path, format!("the file can't be read: {error}"))
 }
 
 fn fingerprint(path: &Path) -> Option<Fingerprint> {

@@ -91,7 +91,7 @@ impl XdsSource {
                     events.push(Event::Refused(Refusal::new(
                         RefusalKind::Unreadable,
                         origin,
-                        format!(" {error}"),
+                        error,
                     )));
                 }
             }
