@@ -5,7 +5,13 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use fairlead_runtime::clock::Clock;
 
+mod connection;
 mod crds;
+mod drain;
+mod explain;
+mod join;
+mod output;
+mod status;
 mod up;
 
 /// One endpoint per service, across clusters.
@@ -20,6 +26,21 @@ struct Args {
 enum Command {
     /// Start a whole fleet on this machine: a hub, members, sample workloads and a proxy.
     Up(up::Options),
+    /// Show members, services, tiers, weights and claims, and why.
+    Status(status::Options),
+    /// Explain a decision.
+    Explain(explain::Options),
+    /// Take a member's traffic away, and wait until its sessions have finished.
+    Drain(drain::DrainOptions),
+    /// Give a member its traffic back.
+    Undrain(drain::UndrainOptions),
+    /// Make a cluster a member: NAME on the hub, then --invitation in the cluster.
+    Join(join::JoinOptions),
+    /// Take a member out.
+    Leave(join::LeaveOptions),
+    /// Credentials of standalone proxies.
+    #[command(subcommand)]
+    Proxy(ProxyCommand),
     /// Print the custom resource definitions, for `kubectl apply -f -`.
     Crds(crds::Options),
     /// A member of `up`.
@@ -30,9 +51,26 @@ enum Command {
     UpProxy(Box<fairlead_proxy::settings::Flags>),
 }
 
+#[derive(Subcommand)]
+enum ProxyCommand {
+    /// Print a token for the proxies of a group.
+    Token(join::TokenOptions),
+}
+
 fn main() -> ExitCode {
     let outcome = match Args::parse().command {
         Command::Up(options) => up::run(&options),
+        Command::Status(options) => status::run(&options),
+        Command::Explain(options) => explain::run(&options),
+        Command::Drain(options) => match drain::drain(&options) {
+            Ok(drain::Drained::TimedOut) => return ExitCode::from(3),
+            Ok(drain::Drained::Done) => Ok(()),
+            Err(error) => Err(error),
+        },
+        Command::Undrain(options) => drain::undrain(&options),
+        Command::Join(options) => join::join(&options),
+        Command::Leave(options) => join::leave(&options),
+        Command::Proxy(ProxyCommand::Token(options)) => join::proxy_token(&options),
         Command::Crds(options) => crds::run(&options),
         Command::UpMember(options) => up::member::run(options),
         Command::UpProxy(flags) => fairlead_proxy::app::process::run(&flags, Clock::system()),
