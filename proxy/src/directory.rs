@@ -65,6 +65,8 @@ pub struct Directory {
 #[derive(Debug)]
 struct Served {
     service: Arc<Service>,
+    /// When it got its first endpoints.
+    begun: Tick,
     holds: Holds,
     ejections: Ejections,
     suspicions: BTreeMap<Identity, Suspicion>,

@@ -77,12 +77,16 @@ impl Directory {
             .entry(id)
             .or_insert_with(|| Served::new(service.clone()));
         served.service = service.clone();
+        if !had_endpoints {
+            served.begun = now;
+        }
+        // While a service starts everybody is new, and nobody makes room for anybody.
+        let starting = now.since(served.begun) < service.policy.slow_start;
         self.drop_endpoints(id, service, &synced, now);
         self.sync_probes(id, old.as_deref(), service, now);
         for endpoint in &synced.added {
             self.set_link(endpoint);
-            // At the start of a service everybody is new, and nobody makes room for anybody.
-            if had_endpoints {
+            if !starting {
                 self.ramp(id, endpoint, now);
             }
         }
@@ -182,6 +186,7 @@ impl Served {
     fn new(service: Arc<Service>) -> Self {
         Self {
             service,
+            begun: Tick::ZERO,
             holds: Holds::default(),
             ejections: Ejections::default(),
             suspicions: BTreeMap::new(),

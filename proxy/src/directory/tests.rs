@@ -242,6 +242,16 @@ fn removed_endpoints_are_told_and_new_ones_start_slowly_but_not_with_their_servi
         rows[..3].to_vec(),
     )]);
     assert_eq!(fixture.kinds(), [ChangeKind::Removed]);
+    fixture.apply(vec![snapshot::Change::Endpoints(
+        name.clone(),
+        rows.clone(),
+    )]);
+    assert_eq!(ramps(&fixture), [RAMP_FULL; 4], "a service that starts");
+    fixture.apply(vec![snapshot::Change::Endpoints(
+        name.clone(),
+        rows[..3].to_vec(),
+    )]);
+    fixture.pass(slow_start, |_| Ok(None));
     fixture.apply(vec![snapshot::Change::Endpoints(name, rows)]);
     assert_eq!(
         ramps(&fixture),
