@@ -142,11 +142,7 @@ impl App {
         if let Some(admin) = &admin {
             admin.serve(pages, &mut tasks);
         }
-        let process = &metrics.process;
-        process.fds_max.set(threads::files_max());
-        process
-            .start_seconds
-            .set(unix_seconds(&clock, clock.started()));
+        state_constants(&metrics, &clock);
         tracing::info!(workers = settings.workers, "serving");
         Ok(Self {
             takers: Takers::new(),
@@ -221,7 +217,10 @@ impl App {
                 }
                 Event::Looked(looked) => self.control.looked(looked),
                 Event::Probed(answer) => self.control.observe([answer]),
-                Event::Time => self.control.advance(),
+                Event::Time => {
+                    self.control.advance();
+                    self.retry_listeners();
+                }
                 Event::ThreadLost(reason) => break Some(reason),
                 Event::Taker(step) => self.hand_over(step).await,
             }
@@ -334,6 +333,13 @@ impl App {
         process.config_problems.set(count as i64);
         tracing::error!(%refusal, "configuration refused; the one before it stays in force");
         self.status.refused = Some((self.clock.now(), refusal.clone()));
+    }
+
+    /// A port that was in use may be free now.
+    fn retry_listeners(&mut self) {
+        if self.control.failed_listeners() > 0 && self.control.retry_listeners().is_empty() {
+            tracing::info!("every frontend listens now");
+        }
     }
 
     fn obey(&mut self, request: Request) {
@@ -461,6 +467,14 @@ fn apply_first(control: &mut Control, source: &Source) -> anyhow::Result<Vec<Pro
         control.drop_inherited();
     }
     Ok(problems)
+}
+
+/// Gauges that stay as they are.
+fn state_constants(metrics: &Metrics, clock: &Clock) {
+    let process = &metrics.process;
+    process.fds_max.set(threads::files_max());
+    let started = unix_seconds(clock, clock.started());
+    process.start_seconds.set(started);
 }
 
 fn unix_seconds(clock: &Clock, at: Tick) -> i64 {

@@ -2,7 +2,9 @@
 //!
 //! | module | part of the way |
 //! |---|---|
-//! | [`worker`](self) | the loop of one data thread, deadlines, cuts |
+//! | `worker` | the loop of one data thread |
+//! | `commands` | what it is told: listeners, cuts, flows, leaving |
+//! | `deadlines` | what is due by time alone |
 //! | `accept` | listeners, shedding, admission, the preamble's bytes |
 //! | `handoff` | which thread should take a connection (pure) |
 //! | [`route`] | local address and server name to frontend and service (pure) |
@@ -39,7 +41,9 @@ use crate::{
 
 mod accept;
 mod close;
+mod commands;
 mod datagrams;
+mod deadlines;
 mod dial;
 mod handoff;
 mod leg;

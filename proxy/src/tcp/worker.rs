@@ -14,18 +14,14 @@ use std::{
     collections::VecDeque,
     io,
     os::fd::OwnedFd,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
-use fairlead_config::frontend::Protocol;
 use fairlead_runtime::clock::Tick;
 
 use super::{
-    Command, Fleet, Queues, Start,
+    Fleet,
     accept::{Listener, spare, watch},
     close::reason_of,
     handoff::{Gauge, WINDOW},
@@ -41,7 +37,7 @@ use crate::{
     health::note,
     metrics::{Fault, ThreadMetrics},
     proxy_protocol,
-    registry::{EndpointId, Flags, Outcome},
+    registry::Outcome,
     sys::{
         poll::{Interest, Poller, Ready},
         tcp,
@@ -71,27 +67,28 @@ pub(crate) struct Worker {
     pub(crate) last_fault: Option<Fault>,
     /// Sessions with more to do.
     runnable: VecDeque<Key>,
-    cutting: VecDeque<Cutting>,
+    pub(crate) cutting: VecDeque<Cutting>,
     /// See [`super::datagrams`].
     pub(crate) datagrams: Option<Box<Datagrams>>,
     pub(crate) seed: u64,
-    due: Vec<u32>,
+    pub(crate) due: Vec<u32>,
     housekeeping: Tick,
     /// The load that the other threads see.
     published: u32,
-    state: State,
+    pub(crate) state: State,
 }
 
 /// A session that is to be reset when the pace allows.
 #[derive(Debug)]
-struct Cutting {
-    key: Key,
-    reason: Reason,
-    cancelled: Arc<AtomicBool>,
+pub(crate) struct Cutting {
+    pub(crate) key: Key,
+    pub(crate) reason: Reason,
+    pub(crate) cancelled: Arc<AtomicBool>,
 }
 
+/// How far a thread is on its way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+pub(crate) enum State {
     Serving,
     /// Tells when the last session has ended.
     Draining,
@@ -271,213 +268,6 @@ impl Worker {
         }
     }
 
-    fn fire(&mut self) {
-        let mut due = std::mem::take(&mut self.due);
-        self.wheel.fire(self.now, &mut due);
-        for index in due.drain(..) {
-            if let Some(key) = self.sessions.key_at(index) {
-                self.session_due(key);
-            }
-        }
-        self.straggler_wheel.fire(self.now, &mut due);
-        for index in due.drain(..) {
-            self.straggler_due(index);
-        }
-        self.due = due;
-    }
-
-    /// A deadline of a session may have come.
-    fn session_due(&mut self, key: Key) {
-        let now = self.now;
-        let Some(session) = self.sessions.get_mut(key) else {
-            return;
-        };
-        let guarded_until = session.accepted + fairlead_config::frontend::PREAMBLE_TIMEOUT;
-        let relay = match &session.phase {
-            Phase::Preamble(_) => {
-                if now >= guarded_until {
-                    self.close(key, Reason::PreambleTimeout);
-                } else {
-                    self.wheel.arm(key.index, guarded_until);
-                }
-                return;
-            }
-            Phase::Dialling(_) => return self.dialling_due(key),
-            Phase::Relaying(relay) => relay,
-            Phase::Over => return,
-        };
-        let Some(route) = &session.route else {
-            return;
-        };
-        // Not at once: a session of milliseconds needs none of these options.
-        if !session.marks.live_checked {
-            session.marks.live_checked = true;
-            let liveness = route.liveness();
-            // A socket that refuses is gone, which its next event tells.
-            let _gone = tcp::set_liveness(relay.up.tcp(), &liveness);
-            if session.marks.own_options {
-                let _gone = tcp::set_liveness(relay.down.tcp(), &liveness);
-            }
-        }
-        // What is still undecided after so long is no header.
-        if session.marks.guarded {
-            if now < guarded_until {
-                return self.wheel.arm(key.index, guarded_until);
-            }
-            session.marks.guarded = false;
-            if let Phase::Relaying(relay) = &mut session.phase {
-                relay.down.readable = true;
-            }
-            self.wheel.arm(key.index, now + GUARD_LOOK);
-            return self.relay_turn(key);
-        }
-        let timeouts = &route.service.policy.timeouts;
-        let past = |since: Tick, limit: Option<Duration>| {
-            limit.is_some_and(|limit| since < Tick::MAX && now >= since + limit)
-        };
-        if past(session.accepted, timeouts.lifetime) {
-            self.close(key, Reason::LifetimeTimeout);
-        } else if past(session.half_since, timeouts.half_closed) {
-            self.close(key, Reason::HalfClosedTimeout);
-        } else if past(session.active, timeouts.idle) {
-            self.close(key, Reason::IdleTimeout);
-        } else if let Some(deadline) = session.next_deadline() {
-            self.wheel.arm(key.index, deadline);
-        }
-    }
-
-    fn read_mailbox(&mut self) {
-        for command in self.fleet.mailboxes[self.index].take() {
-            match command {
-                Command::Take(handed) => {
-                    self.take(handed);
-                    self.publish_load();
-                    // It was counted here already when it was passed on.
-                    self.fleet.loads.adjust(self.index, -1);
-                    self.fleet.in_transit.fetch_sub(1, Relaxed);
-                }
-                Command::Listen {
-                    id,
-                    socket,
-                    bind,
-                    start,
-                } => match bind.protocol {
-                    Protocol::Tcp => self.listen(id, socket, bind.addr),
-                    Protocol::Udp => {
-                        self.listen_datagrams(id, socket, bind.addr, start == Start::Held);
-                    }
-                },
-                Command::Freeze(reply) => {
-                    let frozen = self.freeze_datagrams().into_iter();
-                    let frozen = frozen.map(|it| (it.listener, it.row, it.socket));
-                    // Whoever asked may be gone; then the flows end here.
-                    let _gone = reply.try_send(frozen.collect());
-                }
-                Command::Adopt { id, flows } => self.adopt_flows(id, flows),
-                Command::Release => self.release_datagrams(),
-                Command::Unlisten { id } => self.unlisten(id, Queues::Empty),
-                Command::Cut {
-                    endpoint,
-                    reason,
-                    cancelled,
-                } => self.begin_cut(endpoint, reason, &cancelled),
-                Command::Drain(queues) => {
-                    self.state = State::Draining;
-                    for slot in 0..self.listeners.len() {
-                        if let Some(Some(listener)) = self.listeners.get(slot) {
-                            self.unlisten(listener.id, queues);
-                        }
-                    }
-                    if queues == Queues::Leave {
-                        self.leave_datagrams();
-                    }
-                    self.fleet.closed.fetch_add(1, Relaxed);
-                    self.tell_when_idle();
-                }
-                Command::End => self.state = State::Over,
-            }
-        }
-    }
-
-    fn listen(&mut self, id: u32, socket: Arc<OwnedFd>, addr: std::net::SocketAddr) {
-        let free = self.listeners.iter().position(Option::is_none);
-        let slot = free.unwrap_or_else(|| {
-            self.listeners.push(None);
-            self.listeners.len() - 1
-        });
-        let mut listener = Listener::new(id, socket, addr);
-        let token = Token::Listener(slot as u32).pack();
-        if self
-            .poller
-            .add(&listener.socket, token, Interest::Level)
-            .is_err()
-        {
-            listener.paused_until = Some(self.now);
-            self.paused = true;
-        }
-        self.listeners[slot] = Some(listener);
-    }
-
-    fn unlisten(&mut self, id: u32, queues: Queues) {
-        let is_meant =
-            |listener: &Option<Listener>| listener.as_ref().is_some_and(|it| it.id == id);
-        let Some(slot) = self.listeners.iter().position(is_meant) else {
-            return self.unlisten_datagrams(id);
-        };
-        if queues == Queues::Empty {
-            self.accept_all(slot as u32);
-        }
-        if let Some(listener) = self.listeners[slot].take() {
-            // It may live on in another process, so closing it here doesn't take it out.
-            let _paused = self.poller.remove(&listener.socket);
-        }
-    }
-
-    fn begin_cut(&mut self, endpoint: EndpointId, reason: Reason, cancelled: &Arc<AtomicBool>) {
-        self.expel_flows(endpoint);
-        for index in 0..self.sessions.bound() {
-            let Some(key) = self.sessions.key_at(index) else {
-                continue;
-            };
-            let session = self.sessions.get_mut(key);
-            let served = session.and_then(|session| session.served.as_ref());
-            if served.is_some_and(|served| served.live.id == endpoint) {
-                self.cutting.push_back(Cutting {
-                    key,
-                    reason,
-                    cancelled: cancelled.clone(),
-                });
-            }
-        }
-    }
-
-    /// Resets what the pace of its service allows.
-    fn cut(&mut self) {
-        for _ in 0..self.cutting.len() {
-            let Some(cutting) = self.cutting.pop_front() else {
-                return;
-            };
-            let Some(session) = self.sessions.get_mut(cutting.key) else {
-                continue;
-            };
-            let served = session.served.as_ref();
-            let back = cutting.reason == Reason::EndpointRemoved
-                && served.is_some_and(|served| !served.live.flags().has(Flags::REMOVED));
-            if back || cutting.cancelled.load(Relaxed) {
-                continue;
-            }
-            let allowed = session
-                .route
-                .as_ref()
-                .is_none_or(|route| route.pace.take(self.now));
-            if allowed {
-                self.close(cutting.key, cutting.reason);
-            } else {
-                self.cutting.push_back(cutting);
-            }
-        }
-    }
-
     fn reset_all(&mut self, reason: Reason) {
         for index in 0..self.sessions.bound() {
             if let Some(key) = self.sessions.key_at(index) {
@@ -597,7 +387,5 @@ fn watch_sides(poller: &Poller, session: &mut Session, key: Key) -> io::Result<(
 /// Enough for a busy round; 12 bytes each.
 const EVENTS_MAX: usize = 256;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
-/// When the deadlines of a session that was guarded are looked at.
-const GUARD_LOOK: Duration = Duration::from_millis(100);
 const CUT_ROUND: Duration = Duration::from_millis(10);
 const PAUSED_ROUND: Duration = Duration::from_millis(10);

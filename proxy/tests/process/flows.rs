@@ -96,14 +96,12 @@ fn flows_go_on_in_the_successor_from_the_same_ports() {
         let next = rig.process.spawn(Path::new(PROGRAM), &arguments);
         let mut former = std::mem::replace(&mut rig.process.child, next);
         // Without a pause, so that some datagrams fall into the hand-over itself.
-        let mut left = None;
-        while left.is_none() {
+        while former.try_wait().unwrap().is_none() {
             for (client, seen) in rig.clients.iter().zip(&rig.seen) {
                 assert_eq!(client.seen_as(), *seen);
             }
-            left = former.try_wait().unwrap();
         }
-        assert_eq!(left.unwrap().code(), Some(0));
+        assert_eq!(former.wait().unwrap().code(), Some(0));
         for (client, seen) in rig.clients.iter().zip(&rig.seen) {
             assert_eq!(client.seen_as(), *seen, "with {workers} workers");
         }

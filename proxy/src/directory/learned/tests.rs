@@ -115,8 +115,12 @@ fn a_tier_that_is_held_back_stays_so_for_the_rest_of_its_time() {
     }
     let name = old.name.clone();
     old.apply(vec![]);
-    old.directory
-        .apply(&old.snapshot, &[name.clone()], &|_| Vec::new(), old.now);
+    old.directory.apply(
+        &old.snapshot,
+        std::slice::from_ref(&name),
+        &|_| Vec::new(),
+        old.now,
+    );
     old.now = old.now + Duration::from_secs(60);
     for index in [0, 1] {
         let endpoint = old.endpoints()[index].clone();
