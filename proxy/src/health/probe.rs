@@ -26,8 +26,13 @@ use crate::{
 };
 
 pub mod grpc;
+mod job;
+mod pace;
 mod samples;
 
+pub use job::{Answer, Job, ProbeError};
+pub use pace::BUDGET_PER_SECOND;
+use pace::{Allowance, Moment};
 use samples::Samples;
 
 /// Everything that is probed.
@@ -73,74 +78,10 @@ enum State {
     Bad,
 }
 
-/// Hundredths of a second since the start of the process; 497 days fit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-struct Moment(u32);
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Due {
     at: Moment,
     endpoint: EndpointId,
-}
-
-/// Probes that may start now: a bucket of a twentieth of a second.
-#[derive(Debug, Clone, Copy, Default)]
-struct Allowance {
-    /// Thousandths of a probe.
-    left: u64,
-    at: Tick,
-}
-
-/// A probe to send.
-#[derive(Debug, Clone)]
-pub struct Job {
-    /// Whom to ask.
-    pub endpoint: Arc<EndpointState>,
-    /// The service whose `healthCheck` says what to ask.
-    pub service: Arc<Service>,
-    /// Sent for its member's sake, because the budget doesn't reach all.
-    pub is_sample: bool,
-}
-
-/// What came of a probe. Every job ends in one.
-#[derive(Debug, Clone)]
-pub struct Answer {
-    /// The probe.
-    pub job: Job,
-    /// How long the connect took (none for datagrams), or what went wrong.
-    pub result: Result<Option<Duration>, ProbeError>,
-}
-
-/// What went wrong with a probe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum ProbeError {
-    /// The connect or the datagram was refused.
-    #[error("refused")]
-    Refused,
-    /// No way there.
-    #[error("unreachable")]
-    Unreachable,
-    /// No answer in time.
-    #[error("no answer in time")]
-    TimedOut,
-    /// Closed or reset before the answer was whole.
-    #[error("closed before the answer was whole")]
-    Closed,
-    /// The answer isn't the one expected.
-    #[error("unexpected answer")]
-    Unexpected,
-    /// An HTTP status outside the range.
-    #[error("HTTP status {0}")]
-    Status(u16),
-    /// gRPC: the service isn't SERVING.
-    #[error("not serving (health status {0})")]
-    NotServing(u8),
-    /// gRPC: the call failed with this code.
-    #[error("gRPC status {0}")]
-    Grpc(u8),
-    /// Our own fault; says nothing about the endpoint.
-    #[error("the proxy could not probe")]
-    Ours,
 }
 
 /// What a result changed.
@@ -534,37 +475,10 @@ impl Slot {
     }
 }
 
-impl Moment {
-    /// The first hundredth that isn't before `tick`; never 0, which stands for none.
-    fn of(tick: Tick) -> Self {
-        Self((tick.0 / 10_000_000 + 1) as u32)
-    }
-
-    fn tick(self) -> Tick {
-        Tick(u64::from(self.0) * 10_000_000)
-    }
-}
-
-impl Allowance {
-    fn refill(&mut self, now: Tick) {
-        let earned = now.since(self.at).as_micros() as u64 * BUDGET_PER_SECOND / 1000;
-        self.left = (self.left + earned).min(BUDGET_PER_SECOND * 1000 / 20);
-        self.at = now;
-    }
-
-    fn take(&mut self) -> bool {
-        let enough = self.left >= 1000;
-        self.left -= if enough { 1000 } else { 0 };
-        enough
-    }
-}
-
 fn per_kilosecond(check: &HealthCheck) -> u64 {
     1_000_000 / (check.interval.as_millis() as u64).max(1)
 }
 
-/// Probes a second from one process: some 3 % of a core, and no storm for whoever is probed.
-pub const BUDGET_PER_SECOND: u64 = 2000;
 /// Endpoints of a member that are probed each second whatever the budget.
 pub const SAMPLES: usize = 3;
 /// The first probe of an endpoint comes within this, or within its interval.
