@@ -15,7 +15,7 @@
 //! chooses inside the member that the shares chose.
 //!
 //! A new balancer is one file with `fn pick(&Pool, …) -> Option<usize>`, its test table, a variant of
-//! [`fairlead_config::policy::Balancer`] and its line in [`choose`].
+//! [`fairlead_config::policy::Balancer`] and its line in `choose`.
 
 use std::{net::SocketAddr, sync::Arc};
 

@@ -10,7 +10,7 @@
 //! | [`io`] | the probes themselves |
 //!
 //! The signals are kept apart: each has flags of its own in
-//! [`EndpointState`](crate::registry::EndpointState), so one that ends never undoes another. Passive
+//! [`EndpointState`], so one that ends never undoes another. Passive
 //! ejections are capped and never take the last usable endpoint; failed probes and object state are
 //! neither. Data threads note outcomes in relaxed counters and report only what may change a verdict.
 

@@ -7,7 +7,7 @@
 //! | module | what it owns |
 //! |---|---|
 //! | [`feed`] | the one source of a process, opened and running |
-//! | [`file`] | when a file is worth reading again, and what was read last |
+//! | [`mod@file`] | when a file is worth reading again, and what was read last |
 //! | [`xds`] | what a control plane said, what is asked of it and acknowledged |
 //! | [`load`] | what goes back to a control plane |
 //! | [`guard`] | whether a reload removes so much that somebody must confirm it |

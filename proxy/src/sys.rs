@@ -5,7 +5,7 @@
 //!
 //! | module | what it wraps |
 //! |---|---|
-//! | [`datagram`] | batches of datagrams, with packet info, GRO and GSO |
+//! | `datagram` | batches of datagrams, with packet info, GRO and GSO |
 //! | [`fdpass`] | descriptors over Unix sockets, and from a service manager |
 //! | [`pipe`] | pipes for `splice(2)`, and the two halves of a splice |
 //! | [`poll`] | epoll, edge-triggered |

@@ -8,9 +8,9 @@
 //! | [`flow`] | yes | one flow: its home, its clocks, what it carried |
 //! | [`table`] | yes | the flows of a thread by address, in order of eviction, with their timers |
 //! | [`flows`] | yes | the decisions: open, forward, re-home, drop, evict, expire |
-//! | [`world`] | yes | where the decisions meet frontends, views, limits and health |
+//! | `world` | yes | where the decisions meet frontends, views, limits and health |
 //! | [`passing`] | yes | a flow as another process gets it |
-//! | [`io`] | no | sockets: batches in, batches out |
+//! | `io` | no | sockets: batches in, batches out |
 //!
 //! The core is sans-io: datagrams, answers, errors and the time go in, verdicts come out. It never
 //! blocks, takes the seed of its table as an argument, and allocates nothing for a datagram of a

@@ -3,7 +3,7 @@
 //! The folder is watched, not the file: an editor renames a new file over the old one, and a
 //! ConfigMap swaps the symlink `..data` beside it. A write in place is read when its writer closes
 //! the file, or when the file has not changed for [`SETTLED`]; so a file that is being written is not
-//! read half. A file that is bad, gone or refused by the [`guard`](super::guard) changes nothing.
+//! read half. A file that is bad, gone or refused by the [`guard`] changes nothing.
 //!
 //! [`Settling`] decides when to read, [`judge`] what becomes of what was read; [`FileSource`] does
 //! it. Cost: one stat every 5 s besides what the kernel reports.
