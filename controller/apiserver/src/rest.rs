@@ -16,9 +16,9 @@ use crate::auth::impersonate::impersonate;
 use crate::auth::{Attributes, Decision, User};
 use crate::core::Core;
 use crate::discovery;
-use crate::error::ApiError;
+use crate::error::{ApiError, Cause, CauseReason};
 use crate::faults::{Disconnected, Fate, Subject, disconnect};
-use crate::http::{Accept, Body, Place, Query, Shape, Syntax, Target, status};
+use crate::http::{Accept, Body, Place, Query, Shape, Syntax, Target, options_invalid, status};
 use crate::kinds::{Ctx, Strategy, strategy};
 use crate::resource::Resource;
 
@@ -54,6 +54,7 @@ pub(crate) struct Request<'a> {
 
 /// What a body may hold at most: the limit of Kubernetes, which follows etcd's.
 pub(crate) const BODY_BYTES_MAX: usize = 3 << 20;
+const FIELD_MANAGER_LENGTH_MAX: usize = 128;
 
 /// Answers one request of an authenticated user: with the faults that a test injected, and on
 /// record.
@@ -177,6 +178,7 @@ impl Request<'_> {
             "watch" => return self.watch(),
             _ => {}
         }
+        self.check_manager(verb)?;
         let body = read(body).await?;
         match verb {
             "create" => Box::pin(self.create(body)).await,
@@ -184,6 +186,39 @@ impl Request<'_> {
             "patch" => Box::pin(self.patch(body)).await,
             "delete" => Box::pin(self.delete(body)).await,
             _ => Box::pin(self.delete_collection(body)).await,
+        }
+    }
+
+    /// Refuses a `fieldManager` that can't be recorded.
+    fn check_manager(&self, verb: &str) -> Result<(), ApiError> {
+        let Some(manager) = self.query.text("fieldManager") else {
+            return Ok(());
+        };
+        let options = match verb {
+            "create" => "CreateOptions",
+            "update" => "UpdateOptions",
+            "patch" => "PatchOptions",
+            _ => return Ok(()),
+        };
+        let mut causes = Vec::new();
+        if manager.len() > FIELD_MANAGER_LENGTH_MAX {
+            causes.push(Cause::too_long("fieldManager", FIELD_MANAGER_LENGTH_MAX));
+        }
+        if let Some((at, c)) = manager.char_indices().find(|(_, c)| c.is_control()) {
+            let detail = format!("invalid character {} (at position {at})", code_point(c));
+            let value = manager.replace(c, &format!("\\x{:02x}", u32::from(c)));
+            // Printed as Go does, not as JSON.
+            let message = format!("Invalid value: \"{value}\": {detail}");
+            causes.push(Cause::new(
+                CauseReason::FieldValueInvalid,
+                "fieldManager",
+                message,
+            ));
+        }
+        if causes.is_empty() {
+            Ok(())
+        } else {
+            Err(options_invalid(options, causes))
         }
     }
 
@@ -242,13 +277,17 @@ impl Request<'_> {
     }
 }
 
+fn code_point(c: char) -> String {
+    format!("U+{:04X}", u32::from(c))
+}
+
 fn verb(method: &Method, place: &Place, query: &Query) -> Result<&'static str, ApiError> {
     let named = !place.name.is_empty();
     match *method {
-        Method::GET | Method::HEAD if place.watch => Ok("watch"),
-        Method::GET | Method::HEAD if named => Ok("get"),
-        Method::GET | Method::HEAD if query.flag("watch") == Some(true) => Ok("watch"),
-        Method::GET | Method::HEAD => Ok("list"),
+        Method::GET if place.watch => Ok("watch"),
+        Method::GET if named => Ok("get"),
+        Method::GET if query.flag("watch") == Some(true) => Ok("watch"),
+        Method::GET => Ok("list"),
         Method::POST => Ok("create"),
         Method::PUT if named => Ok("update"),
         Method::PATCH if named => Ok("patch"),

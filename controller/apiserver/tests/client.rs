@@ -302,6 +302,45 @@ async fn a_finalizer_holds_a_deleted_object_until_it_is_removed() {
 }
 
 #[tokio::test]
+async fn a_grace_period_means_nothing_to_kinds_without_one() {
+    let server = server().await;
+    let api = config_maps(&server.client());
+    for grace in [0, 30] {
+        api.create(&PostParams::default(), &config_map("one", "a"))
+            .await
+            .unwrap();
+        let params = DeleteParams::default().grace_period(grace);
+        assert!(api.delete("one", &params).await.unwrap().is_right());
+        assert_eq!(code(api.get("one").await), 404);
+    }
+}
+
+#[tokio::test]
+async fn what_the_server_sets_cannot_be_sent_otherwise() {
+    let server = server().await;
+    let api = config_maps(&server.client());
+    let created = api
+        .create(&PostParams::default(), &config_map("one", "a"))
+        .await
+        .unwrap();
+    for metadata in [
+        json!({"creationTimestamp": "2020-01-01T00:00:00Z"}),
+        json!({"deletionTimestamp": "2020-01-01T00:00:00Z"}),
+        json!({"uid": "other"}),
+    ] {
+        let patch = Patch::Merge(json!({"metadata": metadata}));
+        let refused = api.patch("one", &PatchParams::default(), &patch).await;
+        assert_eq!(code(refused), 422, "{metadata}");
+    }
+    let left_out = Patch::Merge(json!({"metadata": {"creationTimestamp": null, "uid": null}}));
+    let same = api
+        .patch("one", &PatchParams::default(), &left_out)
+        .await
+        .unwrap();
+    assert_eq!(same.metadata, created.metadata);
+}
+
+#[tokio::test]
 async fn a_reflector_follows_in_both_list_modes() {
     for streaming in [false, true] {
         let server = server().await;

@@ -7,31 +7,16 @@ use http::Response;
 use serde_json::{Value, json};
 
 use super::Request;
-use super::decode::{parse_json, parse_protobuf, parse_yaml};
 use super::meta::{self, finalizers, metadata_mut, text};
 use super::print::Outcome;
 use crate::clock::rfc3339;
-use crate::error::{ApiError, Cause};
-use crate::http::{Body, ContentType, json as respond, options_invalid};
+use crate::error::ApiError;
+use crate::http::{Body, json as respond};
 use crate::store::{Change, Key, Object, Refused, Write};
 
-/// What a delete asks for, from the query or the body.
-#[derive(Debug, Clone, Default)]
-struct Options {
-    grace_seconds: Option<i64>,
-    propagation: Option<Propagation>,
-    uid: Option<String>,
-    resource_version: Option<String>,
-    dry_run: bool,
-}
+mod options;
 
-/// What happens to the objects that this one owns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Propagation {
-    Orphan,
-    Background,
-    Foreground,
-}
+use options::{Options, Propagation};
 
 /// What came of a delete.
 enum Deleted {
@@ -124,9 +109,11 @@ impl Request<'_> {
         options: &Options,
     ) -> Result<Deleted, Refused> {
         let strategy = self.strategy();
-        let grace = options
-            .grace_seconds
-            .unwrap_or_else(|| strategy.default_grace_seconds(old));
+        // Only what has a grace of its own can be given another.
+        let grace = match strategy.default_grace_seconds(old) {
+            0 => 0,
+            own => options.grace_seconds.unwrap_or(own),
+        };
         let mut new = old.clone();
         propagate(&mut new, options.propagation);
         if self.is_definition() && !meta::is_deleting(old) {
@@ -240,54 +227,6 @@ impl Request<'_> {
         Ok(())
     }
 
-    fn delete_options(&self, body: &[u8]) -> Result<Options, ApiError> {
-        let mut options = Options {
-            dry_run: self.query.dry_run("DeleteOptions")?,
-            ..Options::default()
-        };
-        options.grace_seconds = self.query.integer("gracePeriodSeconds")?;
-        options.propagation = propagation(self.query.text("propagationPolicy"))?;
-        if let Some(orphan) = self.query.flag("orphanDependents") {
-            options.propagation = Some(if orphan {
-                Propagation::Orphan
-            } else {
-                Propagation::Background
-            });
-        }
-        if body.is_empty() {
-            return Ok(options);
-        }
-        let body = match ContentType::of_object(self.headers)? {
-            ContentType::Yaml => parse_yaml(body).map_err(ApiError::bad_request)?,
-            ContentType::Protobuf => parse_protobuf(body)?,
-            _ => parse_json(body).map_err(ApiError::bad_request)?.0,
-        };
-        if let Some(grace) = body["gracePeriodSeconds"].as_i64() {
-            options.grace_seconds = Some(grace);
-        }
-        if let Some(policy) = propagation(body["propagationPolicy"].as_str())? {
-            options.propagation = Some(policy);
-        }
-        if let Some(orphan) = body["orphanDependents"].as_bool() {
-            options.propagation = Some(if orphan {
-                Propagation::Orphan
-            } else {
-                Propagation::Background
-            });
-        }
-        options.dry_run |= body["dryRun"]
-            .as_array()
-            .is_some_and(|list| list.iter().any(|value| value == "All"));
-        let precondition = |key: &str| body["preconditions"][key].as_str().map(str::to_owned);
-        options.uid = precondition("uid");
-        options.resource_version = precondition("resourceVersion");
-        if options.grace_seconds.is_some_and(|grace| grace < 0) {
-            // Kubernetes reads a negative grace as one second.
-            options.grace_seconds = Some(1);
-        }
-        Ok(options)
-    }
-
     fn returns_deleted(&self) -> bool {
         self.resource.group.is_empty() && RETURNED.contains(&self.resource.resource.as_str())
     }
@@ -342,19 +281,5 @@ fn propagate(object: &mut Value, policy: Option<Propagation>) {
         metadata.shift_remove("finalizers");
     } else {
         metadata.insert("finalizers".to_owned(), json!(list));
-    }
-}
-
-fn propagation(text: Option<&str>) -> Result<Option<Propagation>, ApiError> {
-    match text {
-        None | Some("") => Ok(None),
-        Some("Orphan") => Ok(Some(Propagation::Orphan)),
-        Some("Background") => Ok(Some(Propagation::Background)),
-        Some("Foreground") => Ok(Some(Propagation::Foreground)),
-        Some(other) => {
-            let supported = &["Foreground", "Background", "Orphan", "nil"];
-            let cause = Cause::not_supported("propagationPolicy", &json!(other), supported);
-            Err(options_invalid("DeleteOptions", vec![cause]))
-        }
     }
 }

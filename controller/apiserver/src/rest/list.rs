@@ -198,7 +198,16 @@ impl Request<'_> {
         }
         match (wanted, matching) {
             (None, Some(_)) => {
-                forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided")
+                let cause = |detail| Cause::forbidden("resourceVersionMatch", detail);
+                let mut causes = vec![cause(
+                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
+                )];
+                if continued {
+                    causes.push(cause(
+                        "resourceVersionMatch is forbidden when continue is provided",
+                    ));
+                }
+                Err(options_invalid("ListOptions", causes))
             }
             (Some(_), Some(_)) if continued => {
                 forbidden("resourceVersionMatch is forbidden when continue is provided")

@@ -118,6 +118,27 @@ pub(super) fn validate_create(object: &Value, resource: &Resource, rule: NameRul
     errors.into_causes()
 }
 
+/// What a client sent of the fields that only the server sets, where it differs from what is there.
+/// Absent counts as unchanged, and so does anything once the object is being deleted.
+pub(super) fn changed_system_fields(new: &Value, old: &Value) -> Vec<Cause> {
+    const FIELDS: &[&str] = &[
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+    ];
+    let (new, old) = (&new["metadata"], &old["metadata"]);
+    FIELDS
+        .iter()
+        .filter(|key| **key == "creationTimestamp" || old.get("deletionTimestamp").is_none())
+        .filter_map(|key| {
+            let sent = new.get(*key).filter(|value| !value.is_null())?;
+            let changed = old.get(*key) != Some(sent);
+            let field = format!("metadata.{key}");
+            changed.then(|| Cause::invalid(field, sent, kinds::metadata::IMMUTABLE))
+        })
+        .collect()
+}
+
 /// Everything that an update may not do to metadata.
 pub(super) fn validate_update(new: &Value, old: &Value, resource: &Resource) -> Vec<Cause> {
     let mut errors = FieldErrors::default();

@@ -207,6 +207,7 @@ impl Request<'_> {
         owned: bool,
         dry_run: bool,
     ) -> Result<Value, ApiError> {
+        let changed = meta::changed_system_fields(&new, old);
         self.confine(&mut new, old);
         meta::keep_system_fields(&mut new, old);
         if !owned {
@@ -218,7 +219,8 @@ impl Request<'_> {
         if matches!(self.place.subresource.as_str(), "" | "scale") {
             self.next_generation(&mut new, old);
         }
-        let mut causes = meta::validate_update(&new, old, &self.resource);
+        let mut causes = changed;
+        causes.extend(meta::validate_update(&new, old, &self.resource));
         causes.extend(self.validate_custom(&new, Some(old), &causes));
         causes.extend(strategy.validate_update(&new, old, &ctx));
         if causes.is_empty() {

@@ -14,7 +14,7 @@ use super::list::Selection;
 use crate::auth::User;
 use crate::core::Core;
 use crate::error::{ApiError, Cause};
-use crate::http::{Accept, Body, Place, Query, Shape, Syntax, options_invalid};
+use crate::http::{Accept, Body, Place, Query, Shape, Syntax, options_invalid, raw};
 use crate::resource::Resource;
 use crate::store::{Batch, Lost, Object, Scope, Watcher};
 
@@ -70,6 +70,13 @@ impl Request<'_> {
     pub(super) fn watch(&self) -> Result<Response<Body>, ApiError> {
         let selection = self.selection()?;
         let start = self.watch_start()?;
+        let wanted = self.revision_option()?.unwrap_or_default();
+        if let (Start::State { .. }, Err(error)) = (&start, self.reached(wanted)) {
+            // This failure is told in the stream, not by the response.
+            let mut line = Vec::new();
+            error_line(&error, &mut line);
+            return Ok(raw(200, Syntax::Json, line));
+        }
         let bookmarks = self.query.flag("allowWatchBookmarks") == Some(true);
         let scope = self.scope(&selection);
         let range = self.range(&selection);
@@ -100,7 +107,7 @@ impl Request<'_> {
                     Err(lost) => {
                         let mut line = Vec::new();
                         error_line(&expired(lost), &mut line);
-                        return Ok(crate::http::raw(200, Syntax::Json, line));
+                        return Ok(raw(200, Syntax::Json, line));
                     }
                 }
             }
@@ -149,12 +156,16 @@ impl Request<'_> {
         let matching = self.query.text("resourceVersionMatch");
         let invalid = |cause| Err(options_invalid("ListOptions", vec![cause]));
         match (initial, matching) {
-            (None, Some(_)) => {
-                return invalid(Cause::forbidden(
+            (None, Some(other)) => {
+                let mut causes = vec![Cause::forbidden(
                     "resourceVersionMatch",
                     "resourceVersionMatch is forbidden for watch unless sendInitialEvents is \
                      provided",
-                ));
+                )];
+                if other != "NotOlderThan" {
+                    causes.push(unsupported_match(other));
+                }
+                return Err(options_invalid("ListOptions", causes));
             }
             (Some(_), None) => {
                 return invalid(Cause::forbidden(
@@ -167,15 +178,13 @@ impl Request<'_> {
                     "resourceVersionMatch",
                     "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
                 );
-                let unsupported =
-                    Cause::not_supported("resourceVersionMatch", &json!(other), &["NotOlderThan"]);
+                let unsupported = unsupported_match(other);
                 return Err(options_invalid("ListOptions", vec![requires, unsupported]));
             }
             _ => {}
         }
         match (initial, revision) {
-            (Some(true), wanted) => {
-                self.reached(wanted.unwrap_or_default())?;
+            (Some(true), _) => {
                 let end_mark = self.query.flag("allowWatchBookmarks") == Some(true);
                 Ok(Start::State { end_mark })
             }
@@ -354,6 +363,10 @@ impl Session {
             warnings: parking_lot::Mutex::default(),
         }
     }
+}
+
+fn unsupported_match(given: &str) -> Cause {
+    Cause::not_supported("resourceVersionMatch", &json!(given), &["NotOlderThan"])
 }
 
 fn expired(lost: Lost) -> ApiError {
