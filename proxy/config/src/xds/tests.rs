@@ -34,21 +34,7 @@ fn of_file(text: &str) -> Snapshot {
 }
 
 fn web() -> Snapshot {
-    of_file(
-        "services:
-  - name: shop/web:https
-    frontends:
-      - { protocol: tcp, address: '0.0.0.0:443', sni: [a.example, '*.b.example'], allow: [10.0.0.0/8], proxyProtocol: { accept: v2, from: [192.0.2.0/24] } }
-      - { protocol: tcp, address: '0.0.0.0:443', proxyProtocol: { accept: v2, from: [192.0.2.0/24] } }
-      - { protocol: udp, address: '[::]:5000-5003', allow: [10.0.0.0/8] }
-    policy: { balancer: least-connections, hedge: off, healthCheck: { http: { path: /up } } }
-    tiers:
-      - members:
-          - { name: eu-1, weight: 80, endpoints: [ { address: '10.0.0.1:8443', zone: a, state: draining } ] }
-          - { name: eu-2, weight: 0, endpoints: [ { address: '10.0.0.1:8443' } ] }
-      - members: [ { name: us-1, endpoints: [ { address: '[fd00::1]:8443', weight: 7 } ] } ]
-",
-    )
+    of_file(include_str!("../../recorded/0.1/snapshot.yaml"))
 }
 
 /// Decodes in the given order of (type, resources) into an empty snapshot.
@@ -553,6 +539,50 @@ fn the_wire_form_stays_what_it_is() {
         found, PINNED,
         "say in the commit how older peers read the new form"
     );
+}
+
+#[test]
+fn frames_of_every_release_mean_what_they_meant() {
+    let releases = std::fs::read_dir(recorded()).unwrap();
+    let releases = releases.map(|entry| entry.unwrap().path());
+    for release in releases.filter(|path| path.is_dir()) {
+        let text = std::fs::read_to_string(release.join("snapshot.yaml")).unwrap();
+        let mut decoder = Decoder::default();
+        let mut snapshot = Snapshot::default();
+        for index in 0.. {
+            let Ok(frame) = std::fs::read(release.join(format!("{index}.pb"))) else {
+                assert!(index > 2, "{} holds all three types", release.display());
+                break;
+            };
+            let resource = Resource::decode(frame.as_slice()).unwrap();
+            let url = resource.resource.as_ref().unwrap().type_url.clone();
+            let decoded = decoder.decode(&url, &[resource], &[]);
+            assert_eq!(decoded.problems, [], "{}", release.display());
+            snapshot.apply(decoded.delta);
+        }
+        assert_eq!(snapshot, of_file(&text), "{}", release.display());
+    }
+}
+
+#[test]
+#[ignore = "writes the frames of this release"]
+fn record_the_resources() {
+    let version = env!("CARGO_PKG_VERSION");
+    let (release, _) = version.rsplit_once('.').unwrap();
+    let stamp = Stamp {
+        as_of: 7,
+        epoch: "recorded".to_owned(),
+    };
+    let resources = encode(&web(), &stamp);
+    let all = parts(&resources).into_iter().flat_map(|(_, all)| all);
+    for (index, resource) in all.enumerate() {
+        let path = recorded().join(release).join(format!("{index}.pb"));
+        std::fs::write(path, resource.encode_to_vec()).unwrap();
+    }
+}
+
+fn recorded() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("recorded")
 }
 
 /// What the fuzz target `resources` checks, on its corpus.
