@@ -24,8 +24,8 @@ pub enum Place {
         /// The keys that lead there.
         path: String,
     },
-    /// In a named resource of a control plane: its kind (`frontend`, `service`, `endpoints`), its
-    /// name, and the field inside it.
+    /// In a named resource of a control plane: its kind (`cluster`, `endpoints`, `listener`,
+    /// `service`), its name, and the field inside it.
     Resource {
         /// The table.
         kind: &'static str,
