@@ -187,7 +187,7 @@ pub fn resources(crd: &Value) -> Vec<Resource> {
         .filter(|version| version["served"] == true)
         .map(|version| resource(crd, version))
         .collect();
-    served.sort_by(|a, b| version_rank(&b.version).cmp(&version_rank(&a.version)));
+    served.sort_by_key(|resource| std::cmp::Reverse(version_rank(&resource.version)));
     served
 }
 

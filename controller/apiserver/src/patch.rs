@@ -14,7 +14,7 @@ mod strategic;
 mod typed;
 
 pub(crate) use apply::kind_title;
-pub use apply::{Applied, ApplyError, apply};
+pub use apply::{Applied, ApplyError, Terms, apply};
 pub use field_set::{FieldSet, PathElement};
 pub use json::{JsonPatchError, json, json_complaints};
 pub use managed_fields::{Writer, keep_times_if_same, record_update};

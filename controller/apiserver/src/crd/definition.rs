@@ -283,6 +283,10 @@ fn versions(spec: &Value, root: &Path<'_>, errors: &mut FieldErrors) {
             );
         }
     }
+    distinct_versions(list, path, errors);
+}
+
+fn distinct_versions(list: &[Value], path: &Path<'_>, errors: &mut FieldErrors) {
     let unique = list.iter().enumerate().all(|(at, version)| {
         list[..at]
             .iter()

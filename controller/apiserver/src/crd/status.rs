@@ -10,17 +10,21 @@ pub(crate) fn settled(crd: &Value, others: &[Value], now: &str) -> Option<Value>
     let established = conflict.is_none() || is_true(crd, "Established");
     let mut new = crd.clone();
     new["status"]["acceptedNames"] = names;
-    match conflict {
-        None => set(
-            &mut new,
-            "NamesAccepted",
-            true,
-            "NoConflicts",
-            "no conflicts found",
-            now,
-        ),
-        Some((reason, message)) => set(&mut new, "NamesAccepted", false, reason, &message, now),
-    }
+    let (reason, message) = match &conflict {
+        None => ("NoConflicts", "no conflicts found"),
+        Some((reason, message)) => (*reason, message.as_str()),
+    };
+    let on = conflict.is_none();
+    set(
+        &mut new,
+        &Verdict {
+            kind: "NamesAccepted",
+            on,
+            reason,
+            message,
+        },
+        now,
+    );
     if !is_true(crd, "Established") {
         let (reason, message) = if established {
             (
@@ -30,7 +34,16 @@ pub(crate) fn settled(crd: &Value, others: &[Value], now: &str) -> Option<Value>
         } else {
             ("NotAccepted", "not all names are accepted")
         };
-        set(&mut new, "Established", established, reason, message, now);
+        set(
+            &mut new,
+            &Verdict {
+                kind: "Established",
+                on: established,
+                reason,
+                message,
+            },
+            now,
+        );
     }
     (new != *crd).then_some(new)
 }
@@ -45,12 +58,15 @@ pub(crate) fn terminating(crd: &mut Value, now: &str) {
     }
     let message =
         "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
+    let reason = "InstanceDeletionPending";
     set(
         crd,
-        "Terminating",
-        true,
-        "InstanceDeletionPending",
-        message,
+        &Verdict {
+            kind: "Terminating",
+            on: true,
+            reason,
+            message,
+        },
         now,
     );
 }
@@ -75,10 +91,19 @@ pub(crate) fn is_true(crd: &Value, kind: &str) -> bool {
     found.is_some_and(|condition| condition["status"] == "True")
 }
 
-fn set(crd: &mut Value, kind: &str, on: bool, reason: &str, message: &str, now: &str) {
-    let status = if on { "True" } else { "False" };
+/// A condition's type and reason.
+struct Verdict<'a> {
+    kind: &'a str,
+    on: bool,
+    reason: &'a str,
+    message: &'a str,
+}
+
+fn set(crd: &mut Value, verdict: &Verdict<'_>, now: &str) {
+    let (kind, status) = (verdict.kind, if verdict.on { "True" } else { "False" });
     let mut condition = json!({
-        "type": kind, "status": status, "lastTransitionTime": now, "reason": reason, "message": message,
+        "type": kind, "status": status, "lastTransitionTime": now, "reason": verdict.reason,
+        "message": verdict.message,
     });
     let holder = &mut crd["status"]["conditions"];
     let Some(list) = holder.as_array_mut() else {

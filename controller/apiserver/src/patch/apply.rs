@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::field_set::FieldSet;
 use super::managed_fields::{self, Entry, Managers, Operation, Writer, empty_object, strip_set};
-use super::typed::{self, Type};
+use super::typed::{self, Comparison, Type};
 use crate::error::{Cause, CauseReason};
 
 /// An object after an apply.
@@ -28,81 +28,54 @@ pub enum ApplyError {
     Conflict { message: String, causes: Vec<Cause> },
 }
 
+/// Who applies, and what an apply may do.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms<'a> {
+    pub writer: Writer<'a>,
+    /// Fields that this request can't own.
+    pub reset: &'a FieldSet,
+    /// Conflicts move ownership instead of refusing.
+    pub force: bool,
+}
+
 /// Applies a configuration for its manager. `live` is the stored object, none when it is to be created; `config` carries the
-/// apiVersion of `writer`. `reset` are fields that this request can't own. With `force`, conflicts move ownership.
+/// apiVersion of the writer.
 ///
 /// The result is not yet defaulted or validated, and its server-set metadata is `live`'s.
 pub fn apply(
     schema: Type<'_>,
     live: Option<&Value>,
     config: &Value,
-    writer: Writer<'_>,
-    reset: &FieldSet,
-    force: bool,
+    terms: Terms<'_>,
 ) -> Result<Applied, ApplyError> {
+    let writer = terms.writer;
     check(schema, config, writer)?;
     let mut managers = live
         .map(|live| managers_before(schema, live, writer))
         .unwrap_or_default();
-    let before = match live {
-        Some(live) => without_managed_fields(live),
-        None => empty_object(schema),
-    };
-    let merged = match live {
-        Some(_) => typed::merge(schema, &before, config),
-        None => config.clone(),
-    };
-    let fields = typed::field_set(schema, config).recursive_difference(reset);
-    let mine = Entry {
-        manager: if writer.manager.is_empty() {
-            "unknown"
-        } else {
-            writer.manager
+    let (before, merged) = match live {
+        Some(live) => {
+            let before = without_managed_fields(live);
+            let merged = typed::merge(schema, &before, config);
+            (before, merged)
         }
-        .to_owned(),
-        operation: Operation::Apply,
-        api_version: writer.api_version.to_owned(),
-        subresource: writer.subresource.to_owned(),
-        time: Some(writer.now.to_owned()),
-        fields,
+        None => (empty_object(schema), config.clone()),
     };
-    let me = Entry {
-        fields: FieldSet::default(),
-        ..mine.clone()
-    };
-    let place = managers
-        .entries
-        .iter()
-        .position(|other| other.is_of_same_manager(&mine));
-    let last = match place {
-        Some(at) => Some(std::mem::replace(&mut managers.entries[at], mine)),
-        None => {
-            managers.entries.push(mine);
-            None
-        }
-    };
-    let place = place.unwrap_or(managers.entries.len() - 1);
+    let fields = typed::field_set(schema, config).recursive_difference(terms.reset);
+    let mine = Entry::of_writer(writer, Operation::Apply, fields);
+    let (place, last) = managers.enter(mine);
     let mut object = match &last {
         Some(last) => prune(schema, merged, &managers, &last.fields),
         None => merged,
     };
-    let place = settle(
-        schema,
-        &before,
-        &object,
-        &mut managers,
-        place,
-        Rights {
-            reset,
-            force,
-            writer,
-        },
-    )?;
-    strip(&mut managers, place);
-    let same = live.is_some() && object == before;
-    if same {
-        restore_time(&mut managers, &me, last.as_ref());
+    let changed = typed::compare(schema, Some(&before), Some(&object));
+    let allowed = || allowed_by_last_applied(schema, &before, writer);
+    let place = settle(changed, &mut managers, place, terms, &allowed)?;
+    if live.is_some() && object == before {
+        // A first apply that changes no value has no time.
+        managers.entries[place].time = last.and_then(|last| last.time);
     }
+    strip(&mut managers, place);
     managers.store(&mut object);
     if writer.manager == "kubectl" {
         sync_last_applied(&mut object, config);
@@ -112,13 +85,6 @@ pub fn apply(
     }
     let changed = live != Some(&object);
     Ok(Applied { object, changed })
-}
-
-#[derive(Clone, Copy)]
-struct Rights<'a> {
-    reset: &'a FieldSet,
-    force: bool,
-    writer: Writer<'a>,
 }
 
 fn check(schema: Type<'_>, config: &Value, writer: Writer<'_>) -> Result<(), ApplyError> {
@@ -188,23 +154,22 @@ fn without_managed_fields(object: &Value) -> Value {
     bare
 }
 
-/// Finds conflicts, or gives way where forced, and records what moved. Gives the applier's new place.
+/// Finds conflicts, or gives way where forced, and records what moved. Gives the applier's new place. `allowed` are fields
+/// that kubectl may take over from itself.
 fn settle(
-    schema: Type<'_>,
-    before: &Value,
-    object: &Value,
+    changed: Comparison,
     managers: &mut Managers,
     place: usize,
-    rights: Rights<'_>,
+    terms: Terms<'_>,
+    allowed: &dyn Fn() -> FieldSet,
 ) -> Result<usize, ApplyError> {
-    let changed = typed::compare(schema, Some(before), Some(object));
-    let removed = changed.removed.children.recursive_difference(rights.reset);
-    let modified = changed.modified.children.recursive_difference(rights.reset);
-    let taken = modified.union(changed.added.children.recursive_difference(rights.reset));
-    if !rights.force {
+    let removed = changed.removed.children.recursive_difference(terms.reset);
+    let modified = changed.modified.children.recursive_difference(terms.reset);
+    let taken = modified.union(changed.added.children.recursive_difference(terms.reset));
+    if !terms.force {
         let mut conflicts = conflicts(managers, place, &taken);
-        if !conflicts.is_empty() && rights.writer.manager == "kubectl" {
-            let allowed = allowed_by_last_applied(schema, before, rights.writer);
+        if !conflicts.is_empty() && terms.writer.manager == "kubectl" {
+            let allowed = allowed();
             for conflict in &mut conflicts {
                 conflict.1 = std::mem::take(&mut conflict.1).difference(&allowed);
             }
@@ -290,17 +255,6 @@ fn strip(managers: &mut Managers, place: usize) {
         managers.entries.remove(place);
     } else {
         managers.entries[place].fields = fields;
-    }
-}
-
-/// An apply that changes no value keeps the time of the one before; a first one has none.
-fn restore_time(managers: &mut Managers, mine: &Entry, last: Option<&Entry>) {
-    if let Some(entry) = managers
-        .entries
-        .iter_mut()
-        .find(|entry| entry.is_of_same_manager(mine))
-    {
-        entry.time = last.and_then(|last| last.time.clone());
     }
 }
 

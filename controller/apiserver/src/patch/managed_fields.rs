@@ -301,19 +301,7 @@ impl Managers {
         if mine.is_empty() {
             return;
         }
-        let manager = if writer.manager.is_empty() {
-            "unknown"
-        } else {
-            writer.manager
-        };
-        let entry = Entry {
-            manager: manager.to_owned(),
-            operation: Operation::Update,
-            api_version: writer.api_version.to_owned(),
-            subresource: writer.subresource.to_owned(),
-            time: Some(writer.now.to_owned()),
-            fields: mine,
-        };
+        let entry = Entry::of_writer(writer, Operation::Update, mine);
         match self
             .entries
             .iter_mut()
@@ -326,6 +314,21 @@ impl Managers {
             None => self.entries.push(entry),
         }
         self.cap();
+    }
+
+    /// Puts an entry in the place of its manager's last one, or at the end: the place, and the last one.
+    pub(crate) fn enter(&mut self, entry: Entry) -> (usize, Option<Entry>) {
+        let same = self
+            .entries
+            .iter()
+            .position(|other| other.is_of_same_manager(&entry));
+        match same {
+            Some(at) => (at, Some(std::mem::replace(&mut self.entries[at], entry))),
+            None => {
+                self.entries.push(entry);
+                (self.entries.len() - 1, None)
+            }
+        }
     }
 
     /// Everybody but `keep` loses these fields; who owns nothing any more is gone. Gives the place where `keep` is now.
@@ -396,6 +399,22 @@ const UPDATERS_MAX: usize = 10;
 // === impl Entry ===
 
 impl Entry {
+    pub(crate) fn of_writer(writer: Writer<'_>, operation: Operation, fields: FieldSet) -> Self {
+        let manager = if writer.manager.is_empty() {
+            "unknown"
+        } else {
+            writer.manager
+        };
+        Self {
+            manager: manager.to_owned(),
+            operation,
+            api_version: writer.api_version.to_owned(),
+            subresource: writer.subresource.to_owned(),
+            time: Some(writer.now.to_owned()),
+            fields,
+        }
+    }
+
     fn decode(entry: &Value) -> Option<Self> {
         let text = |key: &str| {
             entry

@@ -32,6 +32,22 @@ fn later(manager: &str) -> Writer<'_> {
     }
 }
 
+fn applying(
+    schema: Option<&Schema>,
+    live: Option<&Value>,
+    config: &Value,
+    writer: Writer<'_>,
+    force: bool,
+) -> Result<Applied, ApplyError> {
+    let reset = &none();
+    let terms = Terms {
+        writer,
+        reset,
+        force,
+    };
+    apply(schema, live, config, terms)
+}
+
 fn none() -> FieldSet {
     FieldSet::default()
 }
@@ -60,15 +76,7 @@ fn config(data: Value) -> Value {
 
 fn applied(live: Option<&Value>, manager: &str, data: Value) -> Result<Value, ApplyError> {
     let schema = config_map();
-    apply(
-        Some(&schema),
-        live,
-        &config(data),
-        writer(manager),
-        &none(),
-        false,
-    )
-    .map(|a| a.object)
+    applying(Some(&schema), live, &config(data), writer(manager), false).map(|a| a.object)
 }
 
 fn fields(object: &Value, manager: &str) -> Value {
@@ -330,12 +338,11 @@ fn applying_the_same_value_shares_ownership_and_force_takes_it() {
     let shared = applied(Some(&live), "two", json!({"a": "1"})).expect("the same value");
     assert_eq!(fields(&shared, "one"), fields(&shared, "two"));
     let schema = config_map();
-    let forced = apply(
+    let forced = applying(
         Some(&schema),
         Some(&shared),
         &config(json!({"a": "2"})),
         writer("two"),
-        &none(),
         true,
     )
     .expect("forced");
@@ -376,15 +383,8 @@ fn service_ports_are_told_apart_by_port_and_protocol() {
     let schema = builtin("", "v1", "Service").expect("a built-in kind");
     let service = |ports: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "dns"}, "spec": {"ports": ports}});
     let run = |live: Option<&Value>, manager: &str, ports: Value| {
-        apply(
-            Some(&schema),
-            live,
-            &service(ports),
-            writer(manager),
-            &none(),
-            false,
-        )
-        .map(|applied| applied.object)
+        applying(Some(&schema), live, &service(ports), writer(manager), false)
+            .map(|applied| applied.object)
     };
     let live = run(None, "one", json!([{"port": 53, "name": "tcp"}])).expect("no conflict");
     let both = run(
@@ -429,7 +429,7 @@ fn unknown_fields_in_an_applied_configuration_are_refused() {
         api_version: "apps/v1",
         ..writer("me")
     };
-    let error = apply(Some(&schema), None, &config, by, &none(), false).expect_err("unknown field");
+    let error = applying(Some(&schema), None, &config, by, false).expect_err("unknown field");
     assert_eq!(
         error.to_string(),
         "failed to create typed patch object (a/web; apps/v1, Kind=Deployment): .spec.foo: field not \
@@ -449,7 +449,7 @@ fn list_elements_keep_their_order_and_atomic_lists_are_replaced() {
             api_version: "apps/v1",
             ..writer(manager)
         };
-        apply(Some(&schema), live, &config(containers), by, &none(), true)
+        applying(Some(&schema), live, &config(containers), by, true)
             .expect("forced")
             .object
     };
@@ -528,11 +528,11 @@ fn an_apply_names_its_version_and_no_managers() {
     let schema = config_map();
     let mut wrong = config(json!({}));
     wrong["apiVersion"] = json!("v2");
-    let error = apply(Some(&schema), None, &wrong, writer("me"), &none(), false);
+    let error = applying(Some(&schema), None, &wrong, writer("me"), false);
     assert!(matches!(error, Err(ApplyError::BadRequest(_))));
     let mut managed = config(json!({}));
     managed["metadata"]["managedFields"] = json!([]);
-    let error = apply(Some(&schema), None, &managed, writer("me"), &none(), false);
+    let error = applying(Some(&schema), None, &managed, writer("me"), false);
     assert_eq!(
         error,
         Err(ApplyError::BadRequest(

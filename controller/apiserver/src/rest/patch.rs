@@ -137,8 +137,14 @@ impl Request<'_> {
         let edit = |old: Option<&Value>| -> Result<Edited, ApiError> {
             let writer = self.writer(manager, &version, &now);
             let schema = schema.as_deref();
-            let applied = patch::apply(schema, old, &config, writer, self.reset_fields(), force)
-                .map_err(|error| match error {
+            let reset = self.reset_fields();
+            let terms = patch::Terms {
+                writer,
+                reset,
+                force,
+            };
+            let applied =
+                patch::apply(schema, old, &config, terms).map_err(|error| match error {
                     ApplyError::BadRequest(why) => ApiError::bad_request(why),
                     ApplyError::NotTyped(why) => ApiError::unknown(why),
                     ApplyError::Conflict { message, causes } => {

@@ -194,7 +194,8 @@ fn in_range(target: &Schema, value: &Value, path: &str, causes: &mut Vec<Cause>)
     let whole = value
         .as_f64()
         .is_some_and(|n| n.fract() == 0.0 && n.abs() < i64::MAX as f64);
-    if !fits && !(whole && &*target.format != "int32") {
+    let lenient = whole && &*target.format != "int32";
+    if !fits && !lenient {
         let detail = format!("Checked value must be of type integer {format} in {path}");
         causes.push(whole_object(&detail));
     }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::super::*;
-use super::{config_map, none, writer};
+use super::{applying, config_map, none, writer};
 use crate::schema::builtin;
 
 fn any_json() -> impl Strategy<Value = Value> {
@@ -70,7 +70,7 @@ fn apply_pod(
     force: bool,
 ) -> Result<Applied, ApplyError> {
     let schema = builtin("", "v1", "Pod").expect("a built-in kind");
-    apply(Some(&schema), live, config, writer(manager), &none(), force)
+    applying(Some(&schema), live, config, writer(manager), force)
 }
 
 fn owned(object: &Value, manager: &str) -> FieldSet {
@@ -208,9 +208,9 @@ proptest! {
     #[test]
     fn junk_patches_never_panic(document in any_json(), patch in any_json()) {
         let schema = config_map();
-        let _ = json(&document, patch.to_string().as_bytes());
-        let _ = strategic(&schema, document.clone(), patch.clone());
-        let _ = apply(Some(&schema), Some(&document), &patch, writer("one"), &none(), true);
+        let _result = json(&document, patch.to_string().as_bytes());
+        let _result = strategic(&schema, document.clone(), patch.clone());
+        let _result = applying(Some(&schema), Some(&document), &patch, writer("one"), true);
         let mut map = Map::new();
         map.insert("metadata".to_owned(), patch);
         let mut new = Value::Object(map);
