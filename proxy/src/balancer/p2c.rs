@@ -2,6 +2,8 @@
 //!
 //! The first one wins a tie, so that idle endpoints get new sessions exactly by weight. Never worse
 //! than a random pick, and the fullest endpoint is at most about log log n ahead of the rest.
+//! A connect that nothing answers counts as live, so a silent endpoint is passed over even before it is
+//! ejected.
 
 use super::{draw::Draw, pool::Pool};
 
