@@ -533,3 +533,67 @@ fn names_in_rules_are_escaped_as_kubernetes_does() {
         assert_eq!(values::escape(name), escaped);
     }
 }
+
+mod laws {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::Bool),
+            (0_i64..4).prop_map(|n| json!(n)),
+            "[ab]{0,2}".prop_map(Value::String),
+        ];
+        leaf.prop_recursive(4, 24, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..3).prop_map(Value::Array),
+                prop::collection::btree_map("list|map|free|text|zzz", inner, 0..4)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    fn spec() -> Value {
+        json!({
+            "type": "object",
+            "properties": {
+                "text": {"type": "string", "default": "a", "nullable": true},
+                "free": {"x-kubernetes-preserve-unknown-fields": true},
+                "map": {"type": "object", "default": {}, "additionalProperties": {
+                    "type": "object", "properties": {"text": {"type": "integer", "default": 1}},
+                }},
+                "list": {"type": "array", "items": {
+                    "type": "object", "properties": {"text": {"type": "boolean", "default": true}},
+                }},
+            },
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn pruning_and_defaulting_twice_is_doing_so_once(spec_value in any_json()) {
+            let custom = custom(spec());
+            let schema = custom.schema.as_deref().expect("has one");
+            let mut once = widget(spec_value);
+            schema.prune(&mut once);
+            let mut twice = once.clone();
+            prop_assert!(schema.prune(&mut twice).is_empty());
+            prop_assert_eq!(&once, &twice);
+            schema.drop_nulls_without_meaning(&mut once);
+            schema.apply_defaults(&mut once);
+            let mut twice = once.clone();
+            schema.drop_nulls_without_meaning(&mut twice);
+            schema.apply_defaults(&mut twice);
+            prop_assert_eq!(&once, &twice);
+            prop_assert!(schema.unknown_fields(&once).is_empty(), "defaults add nothing unknown");
+        }
+
+        #[test]
+        fn any_object_is_judged_without_a_panic(new in any_json(), old in any_json()) {
+            let custom = custom(spec());
+            let _causes = custom.validate(&widget(new), Some(&widget(old)), &[]);
+        }
+    }
+}
