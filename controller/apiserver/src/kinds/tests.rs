@@ -42,7 +42,7 @@ impl Bench {
         self
     }
 
-    pub(crate) fn as_user(mut self, user: User) -> Self {
+    pub(crate) fn of_user(mut self, user: User) -> Self {
         self.user = user;
         self
     }

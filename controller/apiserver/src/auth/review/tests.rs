@@ -179,7 +179,7 @@ fn a_token_review_tells_who_and_for_which_audience() {
 #[test]
 fn access_reviews_answer_for_others_and_for_oneself() {
     let authentication = authentication();
-    let bench = bench().as_user(User::new("bob", ["staff"]));
+    let bench = bench().of_user(User::new("bob", ["staff"]));
     let attributes = json!({"verb": "get", "resource": "pods", "namespace": "blue"});
     let others = json!({"spec": {"user": "root", "groups": ["system:masters"], "resourceAttributes": attributes}});
     let answer = ask(&bench, &authentication, "subjectaccessreviews", others).unwrap();

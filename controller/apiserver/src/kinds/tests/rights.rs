@@ -68,7 +68,7 @@ fn nobody_grants_what_they_do_not_hold() {
     let bench =
         |role: Value| {
             Bench::new()
-            .as_user(bob())
+            .of_user(bob())
             .with("clusterroles", "", "held", role)
             .with("clusterroles", "", "editor", json!({"metadata": {"name": "editor"}, "rules": [
                 {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "update"]},
