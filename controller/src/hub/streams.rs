@@ -209,7 +209,7 @@ impl Streams {
             let board = self.shared.board.read();
             if state.epoch == board.epoch() && state.as_of > board.as_of() {
                 // One report that waits is enough.
-                drop(self.ahead.try_send(state.as_of));
+                self.ahead.try_send(state.as_of).ok();
             }
         }
     }
