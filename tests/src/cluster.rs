@@ -9,7 +9,7 @@ pub enum Cluster {
     /// In this process.
     Embedded(fairlead_apiserver::ApiServer),
     /// Processes of their own.
-    Real(RealServer),
+    Real(Box<RealServer>),
 }
 
 impl Cluster {
@@ -23,7 +23,7 @@ impl Cluster {
     /// The real ones, where `KUBEBUILDER_ASSETS` names their folder.
     pub async fn real() -> anyhow::Result<Option<Self>> {
         match RealServer::start_from_environment().await? {
-            Some(server) => Ok(Some(Self::Real(server))),
+            Some(server) => Ok(Some(Self::Real(Box::new(server)))),
             None => Ok(None),
         }
     }

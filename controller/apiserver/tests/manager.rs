@@ -210,7 +210,7 @@ async fn a_real_controller_manager_runs_the_cluster() {
     .unwrap();
     let kubelet = tokio::spawn(run_pods(cluster.api()));
     serves_and_evicts(&cluster).await;
-    finishes_a_job(&cluster).await;
+    Box::pin(finishes_a_job(&cluster)).await;
     let deployments: Api<Deployment> = cluster.api();
     deployments
         .delete("web", &DeleteParams::foreground())
@@ -219,9 +219,12 @@ async fn a_real_controller_manager_runs_the_cluster() {
     let sets: Api<ReplicaSet> = cluster.api();
     soon("no replica set", until(&sets, "app=web", <[_]>::is_empty)).await;
     let gone = |object: Option<&Deployment>| object.is_none();
-    soon("no deployment", await_condition(deployments, "web", gone))
-        .await
-        .unwrap();
+    Box::pin(soon(
+        "no deployment",
+        await_condition(deployments, "web", gone),
+    ))
+    .await
+    .unwrap();
     namespaces
         .delete("team", &DeleteParams::default())
         .await
@@ -315,7 +318,7 @@ async fn finishes_a_job(cluster: &Cluster) {
         let status = job.and_then(|job| job.status.as_ref());
         status.is_some_and(|status| status.succeeded == Some(1) && status.completion_time.is_some())
     };
-    soon("the job", await_condition(jobs, "once", complete))
+    Box::pin(soon("the job", await_condition(jobs, "once", complete)))
         .await
         .unwrap();
 }

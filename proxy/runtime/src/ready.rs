@@ -96,7 +96,7 @@ mod tests {
         drop(probes);
         assert_eq!(readiness.obstacles(), ["config"]);
         drop(other);
-        assert!(readiness.clone().is_ready());
+        assert!(readiness.is_ready());
     }
 
     #[test]
