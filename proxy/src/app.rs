@@ -355,6 +355,9 @@ impl App {
                 self.control.reopen_logs();
                 self.feed.reload.send_modify(|count| *count += 1);
             }
+            Request::Upgrade if self.departure.phase() != Phase::Serving => {
+                tracing::warn!("this process is leaving already and starts no successor");
+            }
             Request::Upgrade => {
                 if let Err(error) = self.takers.start_child(self.offer()) {
                     self.takers_failed(&error);

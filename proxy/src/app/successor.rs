@@ -1,11 +1,11 @@
 //! Hand-overs as the process sees them: who comes to take over, one at a time.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     path::{Path, PathBuf},
 };
 
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::{
     control::chain,
@@ -22,6 +22,8 @@ pub(super) struct Takers {
     program: Option<PathBuf>,
     door: Option<Door>,
     giving: JoinSet<Outcome>,
+    /// Attempts that have ended and were not told yet.
+    ended: VecDeque<Step>,
 }
 
 /// A taker that accepts connections, and the child if it is one.
@@ -52,6 +54,7 @@ impl Takers {
             program: std::env::current_exe().ok(),
             door: None,
             giving: JoinSet::new(),
+            ended: VecDeque::new(),
         }
     }
 
@@ -82,6 +85,9 @@ impl Takers {
 
     /// Begins to hand over to a taker, unless that is under way with another one.
     pub(super) fn give(&mut self, channel: Channel, child: Option<Successor>, offer: Offer) {
+        while let Some(ended) = self.giving.try_join_next() {
+            self.ended.push_back(Step::of(ended));
+        }
         if !self.giving.is_empty() {
             tracing::warn!("a second taker came while a hand-over is under way; it is sent away");
             return;
@@ -98,6 +104,9 @@ impl Takers {
 
     /// The next step.
     pub(super) async fn next(&mut self) -> Step {
+        if let Some(step) = self.ended.pop_front() {
+            return step;
+        }
         let knock = async {
             match &self.door {
                 Some(door) => door.knock().await,
@@ -105,15 +114,23 @@ impl Takers {
             }
         };
         tokio::select! {
-            Some(given) = self.giving.join_next() => match given {
-                Ok(Ok(ready)) => Step::Ready(ready),
-                Ok(Err(error)) => Step::Failed(error),
-                Err(_) => Step::Failed(HandOverError::Gone("been told everything")),
-            },
+            Some(given) = self.giving.join_next() => Step::of(given),
             knocked = knock => match knocked {
                 Ok(channel) => Step::Knocked(channel),
                 Err(error) => Step::Failed(error),
             },
+        }
+    }
+}
+
+// === impl Step ===
+
+impl Step {
+    fn of(given: Result<Outcome, JoinError>) -> Self {
+        match given {
+            Ok(Ok(ready)) => Self::Ready(ready),
+            Ok(Err(error)) => Self::Failed(error),
+            Err(_) => Self::Failed(HandOverError::Gone("been told everything")),
         }
     }
 }

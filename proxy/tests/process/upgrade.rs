@@ -31,6 +31,14 @@ fn child_of(process: &Process) -> Option<u32> {
     text.split_whitespace().next()?.parse().ok()
 }
 
+/// Before that a signal would end the process.
+fn hears_usr2(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    caught.is_some_and(|mask| mask & (1 << (libc::SIGUSR2 - 1)) != 0)
+}
+
 /// A copy of the binary that can be replaced.
 fn copied(folder: &Path) -> PathBuf {
     let program = folder.join("fairlead-proxy");
@@ -85,6 +93,7 @@ fn sigusr2_hands_over_five_times_under_load_and_fails_no_connection() {
                 });
             }
             successor = child;
+            wait("it to listen to signals", || hears_usr2(child.unwrap()));
         }
         load.wait_for(50);
     });
@@ -150,25 +159,34 @@ fn a_new_binary_that_crashes_or_hangs_up_leaves_the_old_one_serving() {
     wait("the frontend", || {
         std::net::TcpStream::connect(process.front).is_ok()
     });
+    // Each leaves a mark before it fails, but for the last one, which can't even start.
+    let mark = folder.path().join("mark");
     let scripts = [
-        "#!/bin/sh\nexit 1\n",
-        "#!/bin/sh\nkill -SEGV $$\n",
+        "#!/bin/sh\ntouch MARK\nexit 1\n",
+        "#!/bin/sh\ntouch MARK\nkill -SEGV $$\n",
         "not a program\n",
     ];
     let failed = Load::during(process.front, |load| {
         for script in scripts {
-            replace(&program, script);
-            process.signal("USR2");
-            load.wait_for(50);
-            wait("the bad successor to be gone", || {
-                child_of(&process).is_none()
+            replace(&program, &script.replace("MARK", mark.to_str().unwrap()));
+            // Again where another test's fork holds the fresh script open ("text file busy").
+            wait("it to be tried", || {
+                process.signal("USR2");
+                load.wait_for(20);
+                mark.exists() || !script.contains("MARK")
             });
+            std::fs::remove_file(&mark).ok();
+            wait("it to be gone", || child_of(&process).is_none());
+            load.wait_for(50);
         }
         // The right binary again: now it works.
         let fresh = folder.path().join("fresh");
         std::fs::copy(PROGRAM, &fresh).unwrap();
         std::fs::rename(&fresh, &program).unwrap();
         process.signal("USR2");
+        wait("the hand-over", || {
+            process.child.try_wait().unwrap().is_some()
+        });
         load.wait_for(50);
     });
     assert_eq!(failed, 0);

@@ -7,7 +7,7 @@ use std::{
 
 use fairlead_proxy::{access_log::Reason, metrics::ConnectResult};
 
-use crate::support::{Proxy, Server, exchange, file, free_addr, wait};
+use crate::support::{Proxy, Server, exchange, file, free_addr, free_ports, wait};
 
 /// An address that swallows connects: its queue is full and nobody accepts.
 struct BlackHole {
@@ -83,7 +83,7 @@ fn a_black_holed_endpoint_costs_no_client_anything_and_is_taken_out() {
 #[test]
 fn a_wildcard_a_range_and_an_exact_address_each_find_their_service() {
     let (wild, exact) = (greeter("wild"), greeter("exact"));
-    let port = free_addr().port();
+    let port = free_ports(3);
     let service = |name: &str, front: &str, endpoint: SocketAddr| {
         format!(
             "  - name: t/{name}:p

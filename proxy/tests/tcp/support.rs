@@ -5,7 +5,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -148,8 +148,25 @@ services:
 
 /// An address that nobody listens on.
 pub(crate) fn free_addr() -> SocketAddr {
-    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
-    holder.local_addr().unwrap()
+    SocketAddr::from(([127, 0, 0, 1], free_ports(1)))
+}
+
+/// The first of `count` ports in a row that are free at every address. They lie below those that
+/// the kernel gives to clients, so that no other test's connection takes one meanwhile.
+pub(crate) fn free_ports(count: u16) -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let nth = NEXT.fetch_add(u32::from(count), Ordering::Relaxed);
+        let place = std::process::id().wrapping_mul(1_009).wrapping_add(nth) % 20_000;
+        let first = 11_000 + u16::try_from(place).unwrap();
+        let free = |port| {
+            TcpListener::bind(("0.0.0.0", port)).is_ok()
+                && std::net::UdpSocket::bind(("0.0.0.0", port)).is_ok()
+        };
+        if (first..first + count).all(free) {
+            return first;
+        }
+    }
 }
 
 /// Looks again and again until `done`, with patience.
