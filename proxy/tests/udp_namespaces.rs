@@ -180,7 +180,31 @@ impl Stage {
                 arguments.extend((family == "-6").then_some("nodad"));
                 ip(&arguments);
             }
+            ip(&[
+                "-n",
+                name,
+                "link",
+                "set",
+                link,
+                "address",
+                MACS[usize::from(link == "b0")],
+            ]);
             ip(&["-n", name, "link", "set", link, "up"]);
+        }
+        // Known neighbours need no answer in time, which a busy machine might not give.
+        for (name, link, mac, neighbours) in [
+            (proxy, "a0", MACS[1], &["10.99.0.2", "fd99::2"][..]),
+            (
+                server,
+                "b0",
+                MACS[0],
+                &["10.99.0.1", "10.99.0.3", "fd99::1", "fd99::3"],
+            ),
+        ] {
+            for neighbour in neighbours {
+                let entry = ["neigh", "add", neighbour, "lladdr", mac, "dev", link];
+                ip(&[&["-n", name.as_str()], &entry[..]].concat());
+            }
         }
         ip(&["-n", proxy, "route", "add", "unreachable", "10.99.77.0/24"]);
         // A host that doesn't answer is given up within 100 ms instead of seconds.
@@ -311,4 +335,5 @@ fn ip(arguments: &[&str]) {
 
 const ECHO_V4: &str = "10.99.0.2:7000";
 const ECHO_V6: &str = "[fd99::2]:7000";
+const MACS: [&str; 2] = ["02:00:00:00:00:01", "02:00:00:00:00:02"];
 const ADMIN: &str = "10.99.0.1:9900";

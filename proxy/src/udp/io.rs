@@ -453,6 +453,12 @@ impl Datagrams {
     fn refused(&mut self, key: Key, outcome: Outcome) {
         if let Some(upstream) = self.upstream(key) {
             datagram::drain_errors(upstream.socket.as_fd());
+            // The error is an earlier datagram's, which is lost; its size nobody tells.
+            let lost = Load {
+                bytes: 0,
+                datagrams: 1,
+            };
+            self.drop_datagrams(key, DatagramDrop::Unreachable, lost);
         }
         self.flows.refused(key);
         if let Some(flow) = self.flows.get_mut(key) {

@@ -172,6 +172,8 @@ fn an_endpoint_that_refuses_from_the_start_costs_one_datagram() {
         .map(|report| report.strikes)
         .collect();
     assert_eq!(in_a_row, [1, 2, 3]);
+    let dropped = &rig.metrics().datagrams_dropped;
+    assert_eq!(dropped.value(DatagramDrop::Unreachable), 3);
 }
 
 #[test]
