@@ -125,7 +125,7 @@ proptest! {
         let union = a.clone().union(b.clone());
         prop_assert_eq!(&union, &b.clone().union(a.clone()));
         prop_assert_eq!(a.intersection(&b), b.intersection(&a));
-        prop_assert_eq!(a.clone().difference(&b).union(a.intersection(&b)), a);
+        prop_assert_eq!(&a.clone().difference(&b).union(a.intersection(&b)), &a);
         prop_assert_eq!(union.clone().difference(&b), a.clone().difference(&b));
         prop_assert!(a.clone().difference(&a).is_empty());
         prop_assert_eq!(union.intersection(&a), a);
@@ -192,7 +192,7 @@ proptest! {
         record_update(Some(&schema), Some(&live), &mut new, writer("two"), &none());
         let changed = typed::compare(Some(&schema), Some(&bare(&live)), Some(&bare(&new)));
         let taken = changed.modified.children.union(changed.added.children);
-        prop_assert_eq!(owned(&new, "two"), taken);
+        prop_assert_eq!(&owned(&new, "two"), &taken);
         prop_assert!(owned(&new, "one").intersection(&taken).is_empty());
     }
 
