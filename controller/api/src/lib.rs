@@ -10,7 +10,7 @@
 //! | [`about`] | ClusterProperty of the About API |
 //! | [`conditions`] | condition types, reasons, and how a condition list changes |
 //! | [`labels`] | labels, annotations, namespaces and names that both sides agree on |
-//! | [`crds`] | all CRDs, for `fairlead crds` and the chart |
+//! | [`mod@crds`] | all CRDs, for `fairlead crds` and the chart |
 //!
 //! Types only: no client, no clock. Whatever CEL can check is in the schemas.
 
