@@ -21,7 +21,7 @@ use fairlead_proxy::{
 use fairlead_runtime::clock::Clock;
 
 /// Longer than anything here takes; only a failure waits for it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A proxy with its data threads.
 pub(crate) struct Proxy {
@@ -174,7 +174,8 @@ pub(crate) fn wait(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
         assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
-        std::thread::yield_now();
+        // Leaves the processor to what is waited for.
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
