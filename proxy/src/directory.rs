@@ -137,7 +137,9 @@ impl Directory {
         }
     }
 
-    /// Takes over the rows of `touched` services from a snapshot and swaps their views.
+    /// Takes over the rows of `touched` services from a snapshot and swaps their views: first with
+    /// what is new or better, then without what is gone or worse, so that a service whose endpoints
+    /// are all replaced at once has one at any moment.
     pub fn apply(
         &mut self,
         snapshot: &Snapshot,
@@ -145,14 +147,23 @@ impl Directory {
         resolve: Resolve<'_>,
         now: Tick,
     ) {
+        let mut withdrawals = Vec::new();
         for name in touched {
             match snapshot.services.get(name) {
                 Some(service) => {
                     let endpoints = snapshot.endpoints.get(name).map(|row| &**row);
-                    self.put(service, rows::wanted(service, endpoints, resolve), now);
+                    let wanted = rows::wanted(service, endpoints, resolve);
+                    let (id, withdrawn) = self.put(service, wanted, now);
+                    if !withdrawn.is_empty() {
+                        withdrawals.push((id, withdrawn));
+                    }
                 }
                 None => self.remove(name, now),
             }
+        }
+        self.flush(now);
+        for (id, withdrawn) in withdrawals {
+            self.withdraw(id, &withdrawn, now);
         }
         self.flush(now);
     }

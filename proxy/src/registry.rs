@@ -23,7 +23,11 @@ use fairlead_config::name::{MemberName, ServiceName};
 use fairlead_runtime::clock::Tick;
 
 use crate::{
-    balancer::hash::{self, Identity},
+    balancer::{
+        FlowKey, NoEndpoint, Pick, Tried,
+        draw::Draw,
+        hash::{self, Identity},
+    },
     connect::budget::HedgeBudget,
     health::{member::Window, times::ConnectTimes},
     view::ServiceView,
@@ -31,7 +35,7 @@ use crate::{
 
 mod table;
 
-pub use table::{Registry, Row, RowMember, Synced, WantedEndpoint, WantedMember};
+pub use table::{Registry, Row, RowMember, Synced, WantedEndpoint, WantedMember, Withdrawn};
 
 macro_rules! id {
     ($(#[$doc:meta])* $type:ident) => {
@@ -164,6 +168,32 @@ impl ServiceState {
     /// Costs a few nanoseconds; don't hold it across a wait.
     pub fn view(&self) -> Guard<Option<Arc<ServiceView>>> {
         self.view.load()
+    }
+
+    /// Picks from the view. Where that has none, because it was replaced meanwhile, from the new one.
+    pub fn pick(
+        &self,
+        key: &FlowKey,
+        draw: &mut Draw,
+        now: Tick,
+        tried: &Tried,
+    ) -> Result<Pick, NoEndpoint> {
+        let mut view = self.view();
+        loop {
+            let picked = match view.as_deref() {
+                Some(view) => view.pick(key, draw, now, tried),
+                None => Err(NoEndpoint::Empty),
+            };
+            if picked.is_ok() {
+                return picked;
+            }
+            let newer = self.view();
+            let pointer = |view: &Guard<Option<Arc<ServiceView>>>| view.as_ref().map(Arc::as_ptr);
+            if pointer(&view) == pointer(&newer) {
+                return picked;
+            }
+            view = newer;
+        }
     }
 
     /// Replaces the view. `None` also cuts the cycle view → endpoint → service, so that a removed
@@ -388,6 +418,8 @@ impl Flags {
     /// Ejected, and one connection may try it.
     pub const TRIAL: Self = Self(1 << 6);
 
+    /// What this process found out by itself.
+    const SEEN_HERE: Self = Self(0b111_1000);
     const UNUSABLE: Self = Self(0b11_1111);
     const HOPELESS: Self = Self(0b111);
 

@@ -22,7 +22,7 @@ use crate::{
         verdict::{Cause, Verdict},
     },
     registry::{
-        EndpointState, Flags, Row, RowMember, ServiceId, Synced, WantedEndpoint, WantedMember,
+        EndpointState, Flags, Row, RowMember, ServiceId, WantedEndpoint, WantedMember, Withdrawn,
     },
 };
 
@@ -61,7 +61,13 @@ pub(super) fn wanted(
 }
 
 impl Directory {
-    pub(super) fn put(&mut self, service: &Arc<Service>, wanted: Vec<WantedMember>, now: Tick) {
+    /// Takes over a service's row. What it takes away is left to [`Self::withdraw`].
+    pub(super) fn put(
+        &mut self,
+        service: &Arc<Service>,
+        wanted: Vec<WantedMember>,
+        now: Tick,
+    ) -> (ServiceId, Withdrawn) {
         let name = &service.name;
         let known = self.registry.service(name);
         let had_endpoints = known.is_some_and(|row| {
@@ -82,7 +88,10 @@ impl Directory {
         }
         // While a service starts everybody is new, and nobody makes room for anybody.
         let starting = now.since(served.begun) < service.policy.slow_start;
-        self.drop_endpoints(id, service, &synced, now);
+        for endpoint in &synced.withdrawn.removed {
+            served.forget(endpoint);
+            self.probes.remove(endpoint);
+        }
         self.sync_probes(id, old.as_deref(), service, now);
         for endpoint in &synced.added {
             self.set_link(endpoint);
@@ -104,34 +113,43 @@ impl Directory {
             });
         }
         self.dirty.insert(id);
+        (id, synced.withdrawn)
+    }
+
+    /// Lets go of what [`Self::put`] took away, once the new view is there: sessions begun meanwhile
+    /// find either what is leaving or what came in its stead.
+    pub(super) fn withdraw(&mut self, id: ServiceId, withdrawn: &Withdrawn, now: Tick) {
+        let Some(service) = self.served.get(&id).map(|served| served.service.clone()) else {
+            return;
+        };
+        self.retire(&service, withdrawn, now);
+        if !withdrawn.worse.is_empty() {
+            self.dirty.insert(id);
+        }
     }
 
     pub(super) fn remove(&mut self, name: &ServiceName, now: Tick) {
         let Some(id) = self.registry.service(name).map(|row| row.state.id) else {
             return;
         };
-        let synced = self.registry.remove(name);
-        if let Some(service) = self.served.get(&id).map(|served| served.service.clone()) {
-            self.drop_endpoints(id, &service, &synced, now);
+        let withdrawn = self.registry.remove(name).withdrawn;
+        for endpoint in &withdrawn.removed {
+            self.probes.remove(endpoint);
         }
-        if let Some(at) = self.served.remove(&id).and_then(|served| served.deadline) {
-            self.deadlines.remove(&(at, id));
+        if let Some(served) = self.served.remove(&id) {
+            if let Some(at) = served.deadline {
+                self.deadlines.remove(&(at, id));
+            }
+            self.retire(&served.service, &withdrawn, now);
         }
         self.dirty.remove(&id);
     }
 
-    fn drop_endpoints(
-        &mut self,
-        id: ServiceId,
-        service: &Arc<Service>,
-        synced: &Synced,
-        now: Tick,
-    ) {
-        for endpoint in &synced.removed {
-            self.probes.remove(endpoint);
-            if let Some(served) = self.served.get_mut(&id) {
-                served.forget(endpoint);
-            }
+    fn retire(&mut self, service: &Arc<Service>, withdrawn: &Withdrawn, now: Tick) {
+        withdrawn.show();
+        for endpoint in &withdrawn.removed {
+            endpoint.set_ramp(None);
+            endpoint.clear_strikes();
             self.changes.push(Change {
                 endpoint: endpoint.clone(),
                 service: service.clone(),
@@ -139,7 +157,7 @@ impl Directory {
                 at: now,
             });
         }
-        if !synced.removed.is_empty() && self.sweep_at.is_none() {
+        if !withdrawn.removed.is_empty() && self.sweep_at.is_none() {
             self.sweep_at = Some(now.after(SWEEP_EVERY));
         }
     }
@@ -201,9 +219,6 @@ impl Served {
         self.ejections.remove(endpoint);
         self.ramping.remove(&endpoint.id);
         self.since.remove(&endpoint.id);
-        endpoint.set_ramp(None);
-        endpoint.clear_strikes();
-        endpoint.change_flags(Flags::NONE, Flags::PROBE_DOWN.with(Flags::LINK_LOST));
     }
 }
 

@@ -1,7 +1,11 @@
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use fairlead_config::{
-    endpoint::ObjectState,
+    endpoint::{Endpoint, ObjectState},
+    frontend::Protocol,
     policy::{HealthCheck, Policy, Probe},
     service::MemberWeight,
     snapshot,
@@ -9,13 +13,14 @@ use fairlead_config::{
 
 use super::*;
 use crate::{
+    balancer::{FlowKey, Tried, draw::Draw},
     health::{
         note,
         probe::ProbeError,
         verdict::{Cause, Reason},
     },
     registry::RAMP_FULL,
-    testing::services::{Fixture, service},
+    testing::services::{Fixture, endpoint, service},
 };
 
 fn checked(policy: &mut Policy) {
@@ -332,4 +337,49 @@ fn dns_names_stand_for_every_address_they_yield() {
         .map(|endpoint| endpoint.addr.to_string())
         .collect();
     assert_eq!(addrs, ["10.0.0.0:80", "10.9.9.1:8443", "10.9.9.2:8443"]);
+}
+
+#[test]
+fn no_pick_fails_while_endpoints_are_replaced_or_give_way_to_new_ones() {
+    let mut fixture = service("a:1").build();
+    let [one, two] = [0, 1].map(|index| endpoint(&fixture.view().members[0].state.name, 0, index));
+    let gives_way = |row: &Endpoint| Endpoint {
+        state: ObjectState::NotReady,
+        ..row.clone()
+    };
+    let steps = [
+        vec![gives_way(&one), two.clone()],
+        vec![two.clone()],
+        vec![one.clone()],
+    ];
+    let (state, ended) = (fixture.state().clone(), AtomicBool::new(false));
+    let picked = std::thread::scope(|scope| {
+        let picker = scope.spawn(|| {
+            let mut draw = Draw::new(1);
+            let mut picks = 0_u32;
+            while !ended.load(Ordering::Relaxed) {
+                let picked = state.pick(&key(picks), &mut draw, Tick::ZERO, &Tried::new());
+                if let Err(none) = picked {
+                    return Err((none, picks));
+                }
+                picks = picks.wrapping_add(1);
+            }
+            Ok(picks)
+        });
+        for step in steps.iter().cycle().take(6_000) {
+            let change = snapshot::Change::Endpoints(fixture.name.clone(), step.clone());
+            fixture.apply(vec![change]);
+        }
+        ended.store(true, Ordering::Relaxed);
+        picker.join().unwrap()
+    });
+    assert!(picked.is_ok_and(|picks| picks > 0), "{picked:?}");
+}
+
+fn key(client: u32) -> FlowKey {
+    FlowKey {
+        client: ([192, 0, 2, 7], client as u16).into(),
+        local: ([192, 0, 2, 1], 443).into(),
+        protocol: Protocol::Tcp,
+    }
 }

@@ -187,13 +187,9 @@ impl Ejections {
         passed
     }
 
-    /// Forgets an endpoint that left.
+    /// Forgets an endpoint that left; its flags stay.
     pub fn remove(&mut self, endpoint: &EndpointState) {
-        if let Some(ejection) = self.by_endpoint.remove(&endpoint.id) {
-            ejection
-                .endpoint
-                .change_flags(Flags::NONE, Flags::EJECTED.with(Flags::TRIAL));
-        }
+        self.by_endpoint.remove(&endpoint.id);
     }
 
     /// When [`Self::advance`] has something to do.

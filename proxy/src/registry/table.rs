@@ -70,10 +70,21 @@ pub struct Synced {
     pub added: Vec<Arc<EndpointState>>,
     /// Those of `added` that were removed before and still have sessions.
     pub revived: Vec<Arc<EndpointState>>,
-    /// Those of which the objects say something else now.
+    /// Those of which the objects say something better now.
     pub changed: Vec<Arc<EndpointState>>,
+    /// What is still to be done once a view with the above is there.
+    pub withdrawn: Withdrawn,
+}
+
+/// Endpoints that a change takes away. Nothing of it shows yet: data threads read flags through the
+/// view of before, in which what comes in their stead is missing.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct Withdrawn {
     /// Those no longer wanted.
     pub removed: Vec<Arc<EndpointState>>,
+    /// Those of which the objects say something worse now.
+    pub worse: Vec<(Arc<EndpointState>, ObjectState)>,
 }
 
 #[derive(Debug, Default)]
@@ -209,8 +220,13 @@ impl Registry {
             let state = match kept {
                 Some(entry) => {
                     same &= entry.weight == want.weight;
-                    if set_object(&entry.state, want.object) {
-                        synced.changed.push(entry.state.clone());
+                    match set_object(&entry.state, want.object) {
+                        Set::Same => {}
+                        Set::Better => synced.changed.push(entry.state.clone()),
+                        Set::Later => {
+                            let worse = (entry.state.clone(), want.object);
+                            synced.withdrawn.worse.push(worse);
+                        }
                     }
                     entry.state.clone()
                 }
@@ -262,16 +278,38 @@ impl Registry {
                 Arc::new(EndpointState::new(id, want.addr, member.clone()))
             }
         };
-        set_object(&state, want.object);
+        // No view has it yet.
+        state.change_flags(flags_of(want.object), OBJECT_FLAGS);
         synced.added.push(state.clone());
         state
     }
 
     fn retire(&mut self, endpoint: &Arc<EndpointState>, synced: &mut Synced) {
-        endpoint.change_flags(Flags::REMOVED, Flags::NONE);
-        synced.removed.push(endpoint.clone());
+        synced.withdrawn.removed.push(endpoint.clone());
         let key = (endpoint.member.service.id, endpoint.identity);
         self.leaving.insert(key, endpoint.clone());
+    }
+}
+
+// === impl Withdrawn ===
+
+impl Withdrawn {
+    /// Nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.removed.is_empty() && self.worse.is_empty()
+    }
+
+    /// Lets it show.
+    pub fn show(&self) {
+        for endpoint in &self.removed {
+            endpoint.change_flags(Flags::REMOVED, Flags::NONE);
+            // What else stood against it is nobody's business any more.
+            endpoint.change_flags(Flags::NONE, Flags::SEEN_HERE);
+        }
+        for (endpoint, object) in &self.worse {
+            let raised = flags_of(*object);
+            endpoint.change_flags(raised, Flags(OBJECT_FLAGS.0 & !raised.0));
+        }
     }
 }
 
@@ -290,17 +328,33 @@ impl Numbers {
     }
 }
 
-/// Sets the flags that follow from the objects; says whether they changed.
-fn set_object(endpoint: &EndpointState, object: ObjectState) -> bool {
-    let both = Flags::NOT_READY.with(Flags::DRAINING);
-    let wanted = match object {
+/// Lowers or swaps the flags that follow from the objects, but raises none on an endpoint that has
+/// none.
+fn set_object(endpoint: &EndpointState, object: ObjectState) -> Set {
+    let known = Flags(endpoint.flags().0 & OBJECT_FLAGS.0);
+    let wanted = flags_of(object);
+    if known.0 == wanted.0 {
+        Set::Same
+    } else if object == ObjectState::Ready || known.has(Flags::NOT_READY) {
+        endpoint.change_flags(wanted, Flags(OBJECT_FLAGS.0 & !wanted.0));
+        Set::Better
+    } else {
+        Set::Later
+    }
+}
+
+fn flags_of(object: ObjectState) -> Flags {
+    match object {
         ObjectState::Ready => Flags::NONE,
         ObjectState::NotReady => Flags::NOT_READY,
         ObjectState::Draining => Flags::DRAINING,
-    };
-    if endpoint.flags().0 & both.0 == wanted.0 {
-        return false;
     }
-    endpoint.change_flags(wanted, Flags(both.0 & !wanted.0));
-    true
 }
+
+enum Set {
+    Same,
+    Better,
+    Later,
+}
+
+const OBJECT_FLAGS: Flags = Flags::NOT_READY.with(Flags::DRAINING);

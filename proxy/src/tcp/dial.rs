@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     access_log::Reason,
-    balancer::{FlowKey, NoEndpoint},
+    balancer::FlowKey,
     connect::{Action, Actions, AttemptId, Connecting, Event, Failure},
     health::note,
     metrics::{ConnectResult, MemberMetrics},
@@ -148,10 +148,8 @@ impl Worker {
             return None;
         };
         let (flow, draw, now) = (dialling.key, &mut self.draw, self.now);
-        let view = route.state.view();
-        let actions = dialling.policy.step(event, now, &mut |tried| match &*view {
-            Some(view) => view.pick(&flow, draw, now, tried),
-            None => Err(NoEndpoint::Empty),
+        let actions = dialling.policy.step(event, now, &mut |tried| {
+            route.state.pick(&flow, draw, now, tried)
         });
         session.summary = dialling.policy.summary();
         Some(actions)

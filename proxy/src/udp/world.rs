@@ -111,8 +111,6 @@ impl Ground {
         now: Tick,
     ) -> Result<Home, NoEndpoint> {
         let route = service.0.load();
-        let view = route.state.view();
-        let view = view.as_deref().ok_or(NoEndpoint::Empty)?;
         let key = FlowKey {
             client: ends.client,
             local: ends.local,
@@ -120,7 +118,7 @@ impl Ground {
         };
         let limit = route.service.policy.limits.connections_per_endpoint;
         loop {
-            let pick = view.pick(&key, &mut self.draw, now, tried)?;
+            let pick = route.state.pick(&key, &mut self.draw, now, tried)?;
             // Another thread may have taken the last place since the look at the count.
             let live = match limit {
                 None => Some(pick.begin()),
