@@ -110,7 +110,8 @@ fn api_server(flags: &HubFlags, config: &Config) -> anyhow::Result<ApiServer> {
     Ok(ApiServer { url, bundle })
 }
 
-fn pem(certificates: &[Vec<u8>]) -> String {
+/// Certificates of a kubeconfig as PEM.
+pub fn pem(certificates: &[Vec<u8>]) -> String {
     use base64::Engine;
     let engine = base64::engine::general_purpose::STANDARD;
     let mut text = String::new();

@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use fairlead_runtime::clock::Clock;
 
 mod connection;
 mod crds;
@@ -72,8 +71,8 @@ fn main() -> ExitCode {
         Command::Leave(options) => join::leave(&options),
         Command::Proxy(ProxyCommand::Token(options)) => join::proxy_token(&options),
         Command::Crds(options) => crds::run(&options),
-        Command::UpMember(options) => up::member::run(options),
-        Command::UpProxy(flags) => fairlead_proxy::app::process::run(&flags, Clock::system()),
+        Command::UpMember(options) => up::member::run(&options),
+        Command::UpProxy(flags) => up::proxy::run(&flags),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

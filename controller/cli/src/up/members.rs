@@ -1,22 +1,23 @@
 //! The members' processes as seen from the parent.
 
-use std::{
-    fs::File,
-    path::{Path, PathBuf},
-    process::Stdio,
-};
+use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use fairlead_config::name::MemberName;
 use futures::{FutureExt, future::select_all};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
-    process::{Child, ChildStdin, ChildStdout, Command},
+    process::{Child, ChildStdin, ChildStdout},
     time::timeout,
 };
 
-use super::{Options, START_PATIENCE, hub::Hub};
+use super::{
+    Options, child,
+    folder::{Folder, Shape},
+    hub::Hub,
+    wait,
+};
 
 /// All members.
 pub(super) struct Members(Vec<Member>);
@@ -29,19 +30,33 @@ pub(super) struct Member {
     child: Child,
     stdin: ChildStdin,
     stdout: Lines<BufReader<ChildStdout>>,
+    real: bool,
     gone: bool,
     stopped: bool,
 }
 
+/// How a member is started.
+struct Start {
+    name: MemberName,
+    kubeconfig: PathBuf,
+    arguments: Vec<String>,
+    real: bool,
+}
+
 impl Members {
     /// Starts all of them at once and waits until each has joined.
-    pub(super) async fn start(options: &Options, folder: &Path, hub: &Hub) -> anyhow::Result<Self> {
-        let starts = (1..=options.members).map(|index| Member::start(options, folder, hub, index));
+    pub(super) async fn start(
+        options: &Options,
+        folder: &Folder,
+        shape: Shape,
+        hub: &Hub,
+    ) -> anyhow::Result<Self> {
+        let starts = starts(options, folder, shape)?;
+        let starts = starts
+            .into_iter()
+            .map(|start| Member::start(start, options, folder, hub));
         let started = futures::future::try_join_all(starts);
-        let members = timeout(START_PATIENCE, started)
-            .await
-            .context("the members took too long")??;
-        Ok(Self(members))
+        Ok(Self(started.await?))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Member> {
@@ -50,7 +65,7 @@ impl Members {
 
     /// Makes a member stop answering: SYNs and datagrams go unanswered, live connections stall.
     pub(super) async fn blackhole(&mut self, name: &str) -> anyhow::Result<String> {
-        let member = self.live(name)?;
+        let member = self.sample(name)?;
         if member.stopped {
             return Ok(format!("{name} is a black hole already"));
         }
@@ -65,7 +80,7 @@ impl Members {
 
     /// Makes it answer again.
     pub(super) async fn heal(&mut self, name: &str) -> anyhow::Result<String> {
-        let member = self.live(name)?;
+        let member = self.sample(name)?;
         if !member.stopped {
             return Ok(format!("{name} is no black hole"));
         }
@@ -98,78 +113,111 @@ impl Members {
         select_all(live).await.0
     }
 
-    /// Ends them all.
+    /// Ends them all, at once.
     pub(super) async fn stop(self) {
-        for mut member in self.0 {
+        let stops = self.0.into_iter().map(|mut member| async move {
             if member.stopped {
                 drop(member.signal(Signal::CONT));
             }
             // Its end of input is its order to end.
             drop(member.stdin);
-            if timeout(STOP_PATIENCE, member.child.wait()).await.is_err() {
-                drop(member.child.kill().await);
-            }
-        }
+            child::end(&mut member.child).await;
+        });
+        futures::future::join_all(stops).await;
     }
 
-    fn live(&mut self, name: &str) -> anyhow::Result<&mut Member> {
+    /// A live member of samples.
+    fn sample(&mut self, name: &str) -> anyhow::Result<&mut Member> {
         let names: Vec<String> = self.0.iter().map(|member| member.name.clone()).collect();
         match self.0.iter_mut().find(|member| member.name == name) {
             Some(member) if member.gone => bail!("{name} is gone"),
+            Some(member) if member.real => {
+                bail!("{name} is a real cluster; make it stop answering there")
+            }
             Some(member) => Ok(member),
             None => bail!("there is no member {name}; there are {}", names.join(", ")),
         }
     }
 }
 
+/// Real clusters where they are named; else samples.
+fn starts(options: &Options, folder: &Folder, shape: Shape) -> anyhow::Result<Vec<Start>> {
+    let real = options.member_kubeconfig.iter().map(|(name, file)| Start {
+        name: name.clone(),
+        kubeconfig: file.clone(),
+        arguments: vec!["--kubeconfig".to_owned(), file.display().to_string()],
+        real: true,
+    });
+    let real: Vec<_> = real.collect();
+    if !real.is_empty() {
+        return Ok(real);
+    }
+    let sample = |index: u8| {
+        let name = MemberName::parse(&format!("member-{index}"))?;
+        let subnet = (SUBNET + index).to_string();
+        let pods = shape.pods.to_string();
+        let mut arguments = ["--subnet", &subnet, "--pods", &pods].map(str::to_owned);
+        let arguments = arguments.iter_mut().map(std::mem::take);
+        Ok(Start {
+            kubeconfig: folder.path.join(name.as_str()).join("kubeconfig"),
+            arguments: arguments
+                .chain(folder.is_kept().then(|| "--durable".to_owned()))
+                .collect(),
+            name,
+            real: false,
+        })
+    };
+    (1..=shape.members).map(sample).collect()
+}
+
 impl Member {
-    async fn start(options: &Options, folder: &Path, hub: &Hub, index: u8) -> anyhow::Result<Self> {
-        let name = format!("member-{index}");
-        let parsed = MemberName::parse(&name)?;
-        let own = folder.join(&name);
+    async fn start(
+        start: Start,
+        options: &Options,
+        folder: &Folder,
+        hub: &Hub,
+    ) -> anyhow::Result<Self> {
+        let name = start.name.to_string();
+        let own = folder.path.join(&name);
         std::fs::create_dir_all(&own)?;
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(folder.join(format!("logs/{name}.log")))?;
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args([
-            "up-member",
-            "--name",
-            &name,
-            "--log-level",
-            &options.log_level,
-        ]);
-        command.arg("--folder").arg(&own);
-        command.args(["--subnet", &(SUBNET + index).to_string()]);
-        command.args(["--pods", &options.pods.to_string()]);
-        if options.data.is_some() {
-            command.arg("--durable");
+        let mut command = child::command(&folder.path, &name, "up-member")?;
+        command.args(["--name", &name, "--log-level", &options.log_level]);
+        command.arg("--folder").arg(&own).args(&start.arguments);
+        for service in options.services() {
+            command.args(["--export", &service.to_string()]);
         }
         let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("cannot start {name}"))?;
         let stdin = child.stdin.take().context("its input")?;
         let stdout = child.stdout.take().context("its output")?;
         let mut member = Self {
-            kubeconfig: own.join("kubeconfig"),
+            kubeconfig: start.kubeconfig,
             pid: child.id().context("its pid")?,
             child,
             stdin,
             stdout: BufReader::new(stdout).lines(),
+            real: start.real,
             gone: false,
             stopped: false,
             name,
         };
-        member.expect("up").await?;
-        let invitation = hub.invite(&parsed).await?;
-        member.say(&invitation.encode()).await?;
-        member.expect("ready").await?;
+        let logs = child::log_of(&folder.path, &member.name);
+        let joined = member.join(&start.name, hub).await;
+        joined.with_context(|| last_lines(&logs))?;
         Ok(member)
+    }
+
+    /// Brings it to the hub: by its earlier membership, else by an invitation.
+    async fn join(&mut self, name: &MemberName, hub: &Hub) -> anyhow::Result<()> {
+        loop {
+            match self.answer().await?.as_str() {
+                "joined" => self.say(&format!("hub {}", hub.address())).await?,
+                "new" => self.say(&hub.invite(name).await?.encode()).await?,
+                "ready" => return Ok(()),
+                other => bail!("{} says {other:?}", self.name),
+            }
+        }
     }
 
     async fn say(&mut self, line: &str) -> anyhow::Result<()> {
@@ -179,24 +227,33 @@ impl Member {
     }
 
     async fn expect(&mut self, word: &str) -> anyhow::Result<()> {
-        let answer = timeout(START_PATIENCE, self.stdout.next_line()).await;
+        let answer = self.answer().await?;
+        ensure!(
+            answer == word,
+            "{} says {answer:?} instead of {word:?}",
+            self.name
+        );
+        Ok(())
+    }
+
+    async fn answer(&mut self) -> anyhow::Result<String> {
+        let answer = timeout(wait::PATIENCE, self.stdout.next_line()).await;
         let answer = answer.with_context(|| format!("{} does not answer", self.name))??;
-        match answer {
-            Some(line) if line == word => Ok(()),
-            Some(line) => bail!("{} says {line:?} instead of {word:?}", self.name),
-            None => bail!("{} ended; its log is in logs/{}.log", self.name, self.name),
-        }
+        answer.with_context(|| format!("{} ended", self.name))
     }
 
     fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        let pid = i32::try_from(self.pid)
-            .ok()
-            .and_then(Pid::from_raw)
-            .context("its pid")?;
-        kill_process(pid, signal).with_context(|| format!("cannot signal {}", self.name))
+        child::signal(&self.child, signal).with_context(|| format!("cannot signal {}", self.name))
     }
+}
+
+/// What a log says in the end.
+fn last_lines(log: &std::path::Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let last = lines[lines.len().saturating_sub(3)..].join("\n  ");
+    format!("{} ends with:\n  {last}\n", log.display())
 }
 
 /// Pods live in 127.20.0.0/16 and the networks after it, one a member.
 const SUBNET: u8 = 20;
-const STOP_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);

@@ -1,86 +1,111 @@
 //! The proxy of `up`, in a process of its own.
 
-use std::{
-    fs::File,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::Stdio,
-};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, process::Stdio};
 
 use anyhow::{Context, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use fairlead_proxy::{app::process, settings::Flags};
+use fairlead_runtime::clock::Clock;
+use rustix::process::Signal;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    net::{TcpListener, TcpStream},
-    process::{Child, Command},
-    time::{Instant, sleep, timeout},
+    net::TcpStream,
+    process::Child,
+    time::timeout,
 };
 
 use super::{
-    Options, START_PATIENCE,
-    hub::{Endpoint, Hub},
-    objects::{GROUP, POLL},
+    Options, child, cluster::write_secret, folder::Folder, hub::Hub, objects::GROUP, wait,
 };
+
+/// Is the proxy until its parent is gone.
+pub(crate) fn run(flags: &Flags) -> anyhow::Result<()> {
+    child::die_with_parent();
+    process::run(flags, Clock::system())
+}
 
 /// The running proxy.
 pub(super) struct Proxy {
     child: Child,
+    token: PathBuf,
     /// Where its admin pages are.
     pub(super) admin: SocketAddr,
 }
 
 impl Proxy {
     /// Starts it with a token of its group.
-    pub(super) async fn start(options: &Options, folder: &Path, hub: &Hub) -> anyhow::Result<Self> {
-        let own = folder.join("proxy");
+    pub(super) async fn start(
+        options: &Options,
+        folder: &Folder,
+        hub: &Hub,
+        admin: SocketAddr,
+    ) -> anyhow::Result<Self> {
+        let own = folder.path.join("proxy");
         std::fs::create_dir_all(&own)?;
         let token = own.join("xds.token");
         let bundle = own.join("bundle.pem");
         write_secret(&token, &hub.proxy_token().await?.token)?;
         std::fs::write(&bundle, hub.bundle())?;
-        let admin = free_address().await?;
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(folder.join("logs/proxy.log"))?;
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = child::command(&folder.path, "proxy", "up-proxy")?;
         let xds = format!("https://{}", hub.address());
-        command.args(["up-proxy", "--xds", &xds, "--node", "up", "--group", GROUP]);
+        command.args(["--xds", &xds, "--node", "up", "--group", GROUP]);
         command.args(["--admin", &admin.to_string()]);
         command.arg("--xds-token").arg(&token);
         command.arg("--xds-ca").arg(&bundle);
         command.arg("--xds-state").arg(own.join("state"));
         command.args(["--drain-timeout", "1s", "--log-level", &options.log_level]);
+        let log = std::fs::File::options()
+            .append(true)
+            .open(child::log_of(&folder.path, "proxy"))?;
         let child = command
             .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .kill_on_drop(true)
+            .stdout(log)
             .spawn()
             .context("cannot start the proxy")?;
-        Ok(Self { child, admin })
+        Ok(Self {
+            child,
+            token,
+            admin,
+        })
     }
 
-    /// Waits until each member has answered through it.
-    pub(super) async fn serving(&mut self, endpoint: &Endpoint, members: u8) -> anyhow::Result<()> {
-        let deadline = Instant::now() + START_PATIENCE;
-        let mut seen = std::collections::BTreeSet::new();
-        while seen.len() < usize::from(members) {
-            if let Some(status) = self.child.try_wait()? {
-                bail!("the proxy ended with {status}; its log is in logs/proxy.log");
+    /// Gives it a fresh token; it reads the file at its next connect.
+    pub(super) async fn renew(&self, hub: &Hub) -> anyhow::Result<()> {
+        write_secret(&self.token, &hub.proxy_token().await?.token)
+    }
+
+    /// Waits until each sample member has answered through it.
+    pub(super) async fn serving(&mut self, addr: SocketAddr, members: u8) -> anyhow::Result<()> {
+        let mut seen = BTreeSet::new();
+        let child = &mut self.child;
+        let what = format!("{members} members to answer through {addr}");
+        let all = wait::until(&what, async || {
+            if let Some(status) = child.try_wait()? {
+                bail!("the proxy ended with {status}");
             }
-            match timeout(START_PATIENCE, ask(endpoint.tcp)).await {
-                Ok(Ok(member)) => drop(seen.insert(member)),
-                _ => sleep(POLL).await,
+            while seen.len() < usize::from(members) {
+                match timeout(ANSWER, ask(addr)).await {
+                    Ok(Ok(member)) => drop(seen.insert(member)),
+                    Ok(Err(error)) => return Ok(Err(format!("{seen:?} did; now: {error}"))),
+                    Err(_) => return Ok(Err(format!("{seen:?} did; now there is no answer"))),
+                }
             }
-            if Instant::now() > deadline {
-                bail!(
-                    "only {seen:?} answered through {}; see the folder logs",
-                    endpoint.tcp
-                );
+            Ok(Ok(()))
+        });
+        all.await
+            .context("see the folder logs, and the proxy's /readyz")
+    }
+
+    /// Waits until something accepts connections there.
+    pub(super) async fn listening(&mut self, addr: SocketAddr) -> anyhow::Result<()> {
+        let child = &mut self.child;
+        wait::until(&format!("the proxy to listen on {addr}"), async || {
+            if let Some(status) = child.try_wait()? {
+                bail!("the proxy ended with {status}");
             }
-        }
-        Ok(())
+            let connected = TcpStream::connect(addr).await;
+            Ok(connected.map(drop).map_err(|error| error.to_string()))
+        })
+        .await
     }
 
     /// Waits for its end.
@@ -93,18 +118,9 @@ impl Proxy {
 
     /// Ends it in order.
     pub(super) async fn stop(mut self) {
-        let pid = self
-            .child
-            .id()
-            .and_then(|pid| i32::try_from(pid).ok())
-            .and_then(Pid::from_raw);
-        if let Some(pid) = pid {
-            // One that is gone already needs no telling.
-            let _: Result<(), _> = kill_process(pid, Signal::TERM);
-        }
-        if timeout(STOP_PATIENCE, self.child.wait()).await.is_err() {
-            drop(self.child.kill().await);
-        }
+        // One that is gone already needs no telling.
+        let _told = child::signal(&self.child, Signal::TERM);
+        child::end(&mut self.child).await;
     }
 }
 
@@ -118,20 +134,4 @@ async fn ask(addr: SocketAddr) -> anyhow::Result<String> {
     Ok(member.context("no answer")?.to_owned())
 }
 
-async fn free_address() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?)
-}
-
-fn write_secret(path: &PathBuf, text: &str) -> anyhow::Result<()> {
-    use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
-    let mut options = File::options();
-    let mut file = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
-    Ok(file.write_all(text.as_bytes())?)
-}
-
-const STOP_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+const ANSWER: std::time::Duration = std::time::Duration::from_secs(5);

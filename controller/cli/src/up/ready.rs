@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     hub::{Endpoint, Hub},
     members::Members,
-    objects::{NAMESPACE, SERVICE},
+    objects::ServiceName,
     proxy::Proxy,
 };
 
@@ -16,17 +16,29 @@ use super::{
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Ready {
-    service: String,
-    endpoint: Addresses,
+    #[serde(flatten)]
+    first: Service,
+    /// Where there are more than the first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    more: Vec<Service>,
     hub: Cluster,
     members: Vec<Member>,
     proxy_admin: String,
 }
 
 #[derive(Serialize)]
+struct Service {
+    service: String,
+    endpoint: Addresses,
+}
+
+/// A service without a port of a protocol has no address of it.
+#[derive(Serialize)]
 struct Addresses {
-    tcp: String,
-    udp: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tcp: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    udp: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -42,24 +54,34 @@ struct Member {
 }
 
 impl Ready {
-    pub(super) fn new(hub: &Hub, members: &Members, proxy: &Proxy, endpoint: &Endpoint) -> Self {
+    /// `services` has one at least.
+    pub(super) fn new(
+        hub: &Hub,
+        members: &Members,
+        proxy: &Proxy,
+        services: &[(ServiceName, Endpoint)],
+    ) -> anyhow::Result<Self> {
         let members = members.iter().map(|member| Member {
             name: member.name.clone(),
             kubeconfig: member.kubeconfig.display().to_string(),
             pid: member.pid,
         });
-        Self {
-            service: format!("{NAMESPACE}/{SERVICE}"),
+        let mut services = services.iter().map(|(name, endpoint)| Service {
+            service: name.to_string(),
             endpoint: Addresses {
-                tcp: endpoint.tcp.to_string(),
-                udp: endpoint.udp.to_string(),
+                tcp: endpoint.tcp.map(|addr| addr.to_string()),
+                udp: endpoint.udp.map(|addr| addr.to_string()),
             },
+        });
+        Ok(Self {
+            first: services.next().context("nothing is exported")?,
+            more: services.collect(),
             hub: Cluster {
-                kubeconfig: hub.kubeconfig.display().to_string(),
+                kubeconfig: hub.cluster.kubeconfig.display().to_string(),
             },
             members: members.collect(),
             proxy_admin: format!("http://{}", proxy.admin),
-        }
+        })
     }
 
     /// Whole or not at all: who waits for the file may read it at once.
@@ -72,21 +94,36 @@ impl Ready {
 
     /// For people: where everything is, and what to try.
     pub(super) fn text(&self, folder: &Path) -> String {
-        let mut out = format!(
-            "{} is served at one address by {} members:\n\n  TCP  {}\n  UDP  {}\n\n",
-            self.service,
-            self.members.len(),
-            self.endpoint.tcp,
-            self.endpoint.udp
-        );
-        let _ = writeln!(out, "  {:<10} {:>8}  kubeconfig", "cluster", "pid");
-        let _ = writeln!(out, "  {:<10} {:>8}  {}", "hub", "-", self.hub.kubeconfig);
-        for member in &self.members {
+        let mut out = String::new();
+        for one in std::iter::once(&self.first).chain(&self.more) {
             let _ = writeln!(
                 out,
-                "  {:<10} {:>8}  {}",
-                member.name, member.pid, member.kubeconfig
+                "{} is served at one address by {} members:\n",
+                one.service,
+                self.members.len(),
             );
+            for (protocol, addr) in [("TCP", &one.endpoint.tcp), ("UDP", &one.endpoint.udp)] {
+                if let Some(addr) = addr {
+                    let _ = writeln!(out, "  {protocol}  {addr}");
+                }
+            }
+            out.push('\n');
+        }
+        let width = self.members.iter().map(|member| member.name.len()).max();
+        let width = width.unwrap_or_default().max("cluster".len());
+        let _ = writeln!(out, "  {:<width$} {:>8}  kubeconfig", "cluster", "pid");
+        let _ = writeln!(
+            out,
+            "  {:<width$} {:>8}  {}",
+            "hub", "-", self.hub.kubeconfig
+        );
+        for Member {
+            name,
+            pid,
+            kubeconfig,
+        } in &self.members
+        {
+            let _ = writeln!(out, "  {name:<width$} {pid:>8}  {kubeconfig}");
         }
         let admin = &self.proxy_admin;
         let _ = writeln!(out, "\n  proxy      {admin}/services  {admin}/metrics");
@@ -96,23 +133,32 @@ impl Ready {
     }
 
     fn next_steps(&self) -> String {
-        let (ip, port) = self
-            .endpoint
-            .tcp
-            .rsplit_once(':')
-            .unwrap_or(("127.0.0.1", ""));
         let hub = &self.hub.kubeconfig;
         let Some(member) = self.members.first() else {
             return String::new();
         };
+        let Member {
+            name,
+            pid,
+            kubeconfig,
+        } = member;
+        let watch = self.first.endpoint.tcp.as_deref().and_then(|tcp| {
+            let (ip, port) = tcp.rsplit_once(':')?;
+            Some(format!(
+                "  while sleep 0.2; do echo hello | nc -N {ip} {port}; done\n"
+            ))
+        });
+        let watch = watch.unwrap_or_default();
+        let (namespace, service) = self.first.service.split_once('/').unwrap_or_default();
         format!(
-            "\nTry, in another terminal:\n\n\
-             \x20 while sleep 0.2; do echo hello | nc -N {ip} {port}; done     watch who answers\n\
-             \x20 kill -9 {}                                        a dead cluster\n\
-             \x20 kubectl --kubeconfig {hub} get memberclusters,multiclusterservices -A\n\
-             \x20 kubectl --kubeconfig {} annotate -n {NAMESPACE} serviceexport {SERVICE} fairlead.dev/weight=10\n\n\
-             Here: `blackhole {}` and `heal {}`; Ctrl-C ends the fleet.\n\n",
-            member.pid, member.kubeconfig, member.name, member.name
+            "\nTry, in another terminal (watch who answers, then change something):\n\n{watch}\
+             \x20 fairlead status --kubeconfig {hub}\n\
+             \x20 fairlead explain service {namespace}/{service} --kubeconfig {hub}\n\
+             \x20 fairlead drain {name} --kubeconfig {hub}; fairlead undrain {name} --kubeconfig {hub}\n\
+             \x20 kubectl --kubeconfig {kubeconfig} annotate -n {namespace} serviceexport {service} fairlead.dev/weight=10\n\
+             \x20 kubectl --kubeconfig {hub} get memberclusters,multiclusterservices,proxygroups -A\n\
+             \x20 kill -9 {pid}\n\n\
+             Here: `blackhole {name}`, `heal {name}`, `restart hub`; Ctrl-C ends the fleet.\n\n",
         )
     }
 }

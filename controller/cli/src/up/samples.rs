@@ -30,18 +30,26 @@ pub(super) struct Samples {
 }
 
 impl Samples {
-    /// Starts `pods` servers on addresses of `127.SUBNET.0.0/16`.
-    pub(super) async fn start(member: &str, subnet: u8, pods: u8) -> anyhow::Result<Self> {
+    /// Starts `pods` servers on addresses of `127.SUBNET.0.0/16`, at the TCP and UDP ports of the
+    /// `last` time where those can be had; 0 is any.
+    pub(super) async fn start(
+        member: &str,
+        subnet: u8,
+        pods: u8,
+        last: (u16, u16),
+    ) -> anyhow::Result<Self> {
         let addresses: Vec<Ipv4Addr> = (1..=pods)
             .map(|pod| Ipv4Addr::new(127, subnet, 0, pod))
             .collect();
-        let (listeners, tcp_port) =
-            bind_all(&addresses, async |addr| TcpListener::bind(addr).await)
+        let (listeners, tcp_port) = bind_all(&addresses, last.0, async |addr| {
+            TcpListener::bind(addr).await
+        })
+        .await
+        .context("cannot bind the sample TCP servers")?;
+        let (sockets, udp_port) =
+            bind_all(&addresses, last.1, async |addr| UdpSocket::bind(addr).await)
                 .await
-                .context("cannot bind the sample TCP servers")?;
-        let (sockets, udp_port) = bind_all(&addresses, async |addr| UdpSocket::bind(addr).await)
-            .await
-            .context("cannot bind the sample UDP servers")?;
+                .context("cannot bind the sample UDP servers")?;
         let listeners: Vec<_> = listeners.into_iter().map(Arc::new).collect();
         let (silent, silence) = watch::channel(false);
         let mut tasks = JoinSet::new();
@@ -101,30 +109,38 @@ impl Samples {
     }
 }
 
-/// Binds all addresses to one port that is free on each.
+/// Binds all addresses to one port that is free on each: the `last` one, if it still is.
 async fn bind_all<S: Local>(
     addresses: &[Ipv4Addr],
+    last: u16,
     bind: impl AsyncFn(SocketAddr) -> io::Result<S>,
 ) -> anyhow::Result<(Vec<S>, u16)> {
     let Some((first, others)) = addresses.split_first() else {
         bail!("a member needs a pod");
     };
-    let mut last = None;
-    for _ in 0..PORT_ATTEMPTS {
-        let socket = bind(SocketAddrV4::new(*first, 0).into()).await?;
+    let mut fault = None;
+    for attempt in 0..PORT_ATTEMPTS {
+        let wanted = if attempt == 0 { last } else { 0 };
+        let socket = match bind(SocketAddrV4::new(*first, wanted).into()).await {
+            Ok(socket) => socket,
+            Err(error) => {
+                fault = Some(error);
+                continue;
+            }
+        };
         let port = socket.port()?;
         let mut bound = vec![socket];
         for ip in others {
             match bind(SocketAddrV4::new(*ip, port).into()).await {
                 Ok(socket) => bound.push(socket),
-                Err(error) => last = Some(error),
+                Err(error) => fault = Some(error),
             }
         }
         if bound.len() == addresses.len() {
             return Ok((bound, port));
         }
     }
-    bail!("no port is free on all of {addresses:?}: {last:?}")
+    bail!("no port is free on all of {addresses:?}: {fault:?}")
 }
 
 /// What knows its port.
@@ -217,7 +233,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_silent_member_answers_no_syn_until_it_speaks_again() {
-        let mut samples = Samples::start("eu-1", 251, 2).await.unwrap();
+        let mut samples = Samples::start("eu-1", 251, 2, (0, 0)).await.unwrap();
         assert_eq!(ask(&samples).await.unwrap(), "eu-1 echo-0 hello\n");
         samples.fall_silent().unwrap();
         // Long enough for a SYN and its first retransmission.
@@ -232,7 +248,7 @@ mod tests {
 
     #[tokio::test]
     async fn datagrams_are_answered_with_member_and_pod() {
-        let samples = Samples::start("eu-1", 252, 2).await.unwrap();
+        let samples = Samples::start("eu-1", 252, 2, (0, 0)).await.unwrap();
         let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         client
             .send_to(b"hi", (samples.addresses[1], samples.udp_port))

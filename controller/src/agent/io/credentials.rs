@@ -118,6 +118,15 @@ impl Credentials {
         }
     }
 
+    /// The same standing, with a hub that is found elsewhere now.
+    pub async fn moved_to(mut self, hub: &str) -> Result<Self, CredentialsError> {
+        if self.hub != hub {
+            hub.clone_into(&mut self.hub);
+            self.write("hub", hub).await?;
+        }
+        Ok(self)
+    }
+
     /// Where the hub serves streams.
     pub fn hub(&self) -> &str {
         &self.hub
