@@ -1,9 +1,9 @@
 //! All CRDs, as they are applied.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSON,
+    CustomResourceDefinition, CustomResourceDefinitionVersion, JSON,
 };
-use kube::{CustomResourceExt, core::crd::merge_crds};
+use kube::CustomResourceExt;
 
 use crate::{about, export, mcs, member, proxy, service};
 
@@ -28,26 +28,26 @@ pub fn hub_crds() -> Vec<CustomResourceDefinition> {
 /// The CRDs of the standards, which hub and members need. A cluster may have newer ones of its own.
 pub fn member_crds() -> Vec<CustomResourceDefinition> {
     vec![
-        two_versions(
-            about::v1beta1::ClusterProperty::crd(),
-            about::v1alpha1::ClusterProperty::crd(),
-        ),
-        with_optional_spec(two_versions(
-            mcs::v1beta1::ServiceExport::crd(),
-            mcs::v1alpha1::ServiceExport::crd(),
-        )),
-        two_versions(
-            mcs::v1beta1::ServiceImport::crd(),
-            mcs::v1alpha1::ServiceImport::crd(),
-        ),
+        also_alpha(about::v1beta1::ClusterProperty::crd()),
+        also_alpha(with_optional_spec(mcs::v1beta1::ServiceExport::crd())),
+        also_alpha(mcs::v1beta1::ServiceImport::crd()),
     ]
 }
 
-fn two_versions(
-    stored: CustomResourceDefinition,
-    served: CustomResourceDefinition,
-) -> CustomResourceDefinition {
-    merge_crds(vec![stored, served], "v1beta1").expect("both derive from one kind of one group")
+/// Serves v1alpha1 too, with the schema of the version that is stored.
+fn also_alpha(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    let served = crd
+        .spec
+        .versions
+        .iter()
+        .map(|stored| CustomResourceDefinitionVersion {
+            name: "v1alpha1".into(),
+            storage: false,
+            ..stored.clone()
+        });
+    let served: Vec<_> = served.collect();
+    crd.spec.versions.extend(served);
+    crd
 }
 
 /// Most exports have nothing to say beyond their name, and the MCS API lets them leave the spec out;
