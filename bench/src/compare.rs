@@ -117,7 +117,7 @@ fn rounds(
                     },
                 );
             }
-            running.stop()?;
+            running.stop(place)?;
         }
     }
     Ok(())

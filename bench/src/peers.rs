@@ -13,7 +13,10 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    load::server::{ECHO_PORT, SINK_PORT, UDP_PORT},
+    load::{
+        client::{Kind, Outcome},
+        server::{ECHO_PORT, SINK_PORT, UDP_PORT},
+    },
     place::{Place, Role},
     usage,
 };
@@ -121,6 +124,7 @@ impl Contestant {
     /// Starts it and waits until it takes connections. One that does not is an error, never a
     /// missing column.
     pub(crate) fn start(self, place: &Place) -> anyhow::Result<Running> {
+        wait_ports_free(place)?;
         let folder = tempfile::tempdir()?;
         let addresses = config::Addresses {
             front: place.ip(Role::Proxy),
@@ -137,9 +141,8 @@ impl Contestant {
             child,
             _folder: folder,
         };
-        let probe = place.command(Role::Client, &std::env::current_exe()?);
         running
-            .wait_ready(self, probe, addresses.front)
+            .wait_ready(self, place, addresses.front)
             .with_context(|| format!("{} did not start: {}", self.name(), tail(&log)))?;
         Ok(running)
     }
@@ -203,42 +206,38 @@ impl Running {
         self.child.id()
     }
 
+    /// Waits until it answers on every port that it serves.
     fn wait_ready(
         &mut self,
         contestant: Contestant,
-        mut probe: Command,
+        place: &Place,
         front: Ipv4Addr,
     ) -> anyhow::Result<()> {
-        let target = SocketAddrV4::new(front, FRONT_ECHO).to_string();
-        probe.args([
-            "client",
-            "--kind",
-            "request",
-            "--seconds",
-            "0.05",
-            "--target",
-            &target,
-        ]);
-        probe.stdout(Stdio::null()).stderr(Stdio::null());
         let deadline = Instant::now() + START_PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                bail!("{} ended with {status}", contestant.name());
-            }
-            if probe.status()?.success() {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                bail!(
-                    "{} took no connection within {START_PATIENCE:?}",
-                    contestant.name()
-                );
+        let mut kinds = vec![(Kind::Request, FRONT_ECHO), (Kind::Bulk, FRONT_SINK)];
+        if contestant.speaks_udp() {
+            kinds.push((Kind::Udp, FRONT_UDP));
+        }
+        for (kind, port) in kinds {
+            let target = SocketAddrV4::new(front, port);
+            loop {
+                if let Some(status) = self.child.try_wait()? {
+                    bail!("{} ended with {status}", contestant.name());
+                }
+                if goes_through(place, kind, target)? {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    bail!("nothing came through {target} within {START_PATIENCE:?}");
+                }
             }
         }
+        Ok(())
     }
 
-    /// Ends it and waits until its processes are gone.
-    pub(crate) fn stop(mut self) -> anyhow::Result<()> {
+    /// Ends it and waits until its processes and its ports are gone: a port that is still held
+    /// would take the next contestant's datagrams.
+    pub(crate) fn stop(mut self, place: &Place) -> anyhow::Result<()> {
         let pids = usage::tree(self.child.id());
         for pid in &pids {
             // One that is gone already needs no signal.
@@ -251,16 +250,13 @@ impl Running {
         }
         self.child.wait()?;
         let deadline = Instant::now() + START_PATIENCE;
-        while pids
-            .iter()
-            .any(|pid| Path::new(&format!("/proc/{pid}/exe")).exists())
-        {
+        while pids.iter().any(|pid| usage::is_alive(*pid)) {
             if Instant::now() > deadline {
                 bail!("processes {pids:?} would not end");
             }
-            std::thread::yield_now();
+            std::thread::sleep(STOP_LOOK);
         }
-        Ok(())
+        wait_ports_free(place)
     }
 }
 
@@ -293,6 +289,52 @@ pub(crate) fn start_server(place: &Place) -> anyhow::Result<Child> {
     Ok(child)
 }
 
+/// One short piece of load; whether any of it came through.
+fn goes_through(place: &Place, kind: Kind, target: SocketAddrV4) -> anyhow::Result<bool> {
+    let kind = serde_json::to_value(kind)?;
+    let mut probe = place.command(Role::Client, &std::env::current_exe()?);
+    probe.args(["client", "--seconds", "0.02", "--kind"]);
+    probe.arg(kind.as_str().context("a kind is a string")?);
+    probe.arg("--target").arg(target.to_string());
+    let output = probe.stderr(Stdio::null()).output()?;
+    let outcome = serde_json::from_slice::<Outcome>(&output.stdout);
+    Ok(output.status.success() && outcome.is_ok_and(|outcome| outcome.units > 0))
+}
+
+/// Waits until nothing in the proxies' namespace listens on their ports.
+fn wait_ports_free(place: &Place) -> anyhow::Result<()> {
+    let deadline = Instant::now() + START_PATIENCE;
+    loop {
+        let held = held_ports(place)?;
+        if held.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!("ports {held:?} are still held by somebody");
+        }
+        std::thread::sleep(STOP_LOOK);
+    }
+}
+
+fn held_ports(place: &Place) -> anyhow::Result<Vec<u16>> {
+    let mut command = place.command(Role::Proxy, Path::new("cat"));
+    command.args(["/proc/net/tcp", "/proc/net/udp"]);
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut ports: Vec<u16> = text.lines().filter_map(listening_port).collect();
+    ports.retain(|port| [FRONT_ECHO, FRONT_SINK, FRONT_UDP].contains(port));
+    Ok(ports)
+}
+
+/// The local port of a listening TCP socket, or of an unconnected UDP socket.
+fn listening_port(line: &str) -> Option<u16> {
+    let mut fields = line.split_whitespace().skip(1);
+    let (local, remote, state) = (fields.next()?, fields.next()?, fields.next()?);
+    let (_, port) = local.rsplit_once(':')?;
+    let waits = state == "0A" || (state == "07" && remote.ends_with(":0000"));
+    waits.then(|| u16::from_str_radix(port, 16).ok())?
+}
+
 fn on_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
@@ -318,3 +360,20 @@ fn tail(log: &Path) -> String {
 }
 
 const START_PATIENCE: Duration = Duration::from_secs(15);
+const STOP_LOOK: Duration = Duration::from_millis(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listening_port_is_told_from_a_session() {
+        let listening = "   0: 0100007F:1F41 00000000:0000 0A 00000000:00000000 00:00000000 0 0";
+        let bound = "  12: 0100007F:1F44 00000000:0000 07 00000000:00000000 00:00000000 0 0";
+        let session = "   1: 0100007F:1F41 0100007F:C350 01 00000000:00000000 00:00000000 0 0";
+        assert_eq!(listening_port(listening), Some(8001));
+        assert_eq!(listening_port(bound), Some(8004));
+        assert_eq!(listening_port(session), None);
+        assert_eq!(listening_port("  sl  local_address rem_address   st"), None);
+    }
+}

@@ -97,7 +97,7 @@ impl Place {
             Some(prefix) => {
                 let mut command = Command::new("ip");
                 command.args(["netns", "exec", &format!("{prefix}{}", role.suffix())]);
-                command.arg("taskset");
+                command.args(["nice", "-n", NICE, "taskset"]);
                 command
             }
             None => Command::new("taskset"),
@@ -109,7 +109,7 @@ impl Place {
     /// What the stage is, for the record.
     pub(crate) fn describe(&self) -> &'static str {
         if self.prefix.is_some() {
-            "three network namespaces joined by veth; proxy on core 0, clients and servers on core 1"
+            "three network namespaces joined by veth; proxy alone on core 0, clients and servers on core 1"
         } else {
             "loopback; proxy on core 0, clients and servers on core 1"
         }
@@ -161,6 +161,8 @@ fn run(mut command: Command) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Ahead of whatever else runs on the machine; the same for all who take part.
+const NICE: &str = "-15";
 /// Without these a benchmark of new connections measures TIME_WAIT.
 const SETTINGS: [&str; 3] = [
     "net.ipv4.tcp_tw_reuse=1",

@@ -59,4 +59,4 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<Outcome> {
 /// Datagrams in flight: enough to keep a core busy, too few to overflow a socket's buffer.
 const WINDOW: usize = 64;
 /// An echo that takes longer is lost.
-const PATIENCE: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_millis(500);
