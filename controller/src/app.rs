@@ -28,16 +28,21 @@ pub async fn run_hub(flags: &HubFlags, admin: SocketAddr, clock: Clock) -> anyho
             flags.listen
         );
     }
+    check_advertised(flags)?;
+    let mut signals = Signals::listen().context("signals cannot be received")?;
     let config = kube_config(flags.kubeconfig.as_deref()).await?;
+    let url = config.cluster_url.to_string();
     let api_server = api_server(flags, &config)?;
     let client = Client::try_from(config).context("the hub's API server cannot be used")?;
-    let mut signals = Signals::listen().context("signals cannot be received")?;
+    // Before anything is written anywhere: a port that is taken stops here.
+    let admin = admin::Server::bind(admin, false)?;
     let mut hub = hub::run(HubConfig {
         client,
         listen: flags.listen,
+        advertise: flags.advertise.clone(),
         names: flags.names.clone(),
         tls: !flags.plain,
-        replica: flags.replica.clone(),
+        replica: flags.replica.clone().unwrap_or_else(replica),
         api_server: Some(api_server),
         settings: Settings {
             allow_loopback: flags.allow_loopback_endpoints,
@@ -46,8 +51,8 @@ pub async fn run_hub(flags: &HubFlags, admin: SocketAddr, clock: Clock) -> anyho
         },
         clock,
     })
-    .await?;
-    let admin = admin::Server::bind(admin, false)?;
+    .await
+    .with_context(|| format!("the hub cannot start on the API server {url}"))?;
     tracing::info!(addr = %hub.addr, admin = %admin.addr(), tls = !flags.plain, "the hub listens");
     let pages = admin.serve(hub.view().pages());
     let mut pages = std::pin::pin!(pages);
@@ -74,13 +79,30 @@ pub async fn run_hub(flags: &HubFlags, admin: SocketAddr, clock: Clock) -> anyho
     }
 }
 
+fn check_advertised(flags: &HubFlags) -> anyhow::Result<()> {
+    let Some(advertised) = &flags.advertise else {
+        return Ok(());
+    };
+    let port = advertised.rsplit_once(':').map(|(_, port)| port.parse());
+    match port {
+        Some(Ok(1_u16..)) => Ok(()),
+        _ => bail!("--advertise takes HOST:PORT, such as 10.0.0.7:15010; {advertised:?} is none"),
+    }
+}
+
+/// A name that no other replica has. In a pod it is the same after a crash of the container, so
+/// that the lead needn't be waited for.
+fn replica() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}-{}", host.trim(), std::process::id())
+}
+
 /// The API server of a kubeconfig, or of the cluster this runs in.
 pub async fn kube_config(path: Option<&Path>) -> anyhow::Result<Config> {
     let options = KubeConfigOptions::default();
     match path {
         Some(path) => {
-            let kubeconfig = Kubeconfig::read_from(path)
-                .with_context(|| format!("kubeconfig {}", path.display()))?;
+            let kubeconfig = Kubeconfig::read_from(path).context("--kubeconfig")?;
             Config::from_custom_kubeconfig(kubeconfig, &options)
                 .await
                 .with_context(|| format!("kubeconfig {}", path.display()))

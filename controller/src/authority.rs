@@ -59,6 +59,10 @@ pub struct Holder {
     pub membership: String,
 }
 
+/// A certificate of another replica of this hub, by its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replica(pub String);
+
 /// What goes wrong with certificates.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
@@ -151,6 +155,28 @@ impl Authority {
         Ok(signed.pem())
     }
 
+    /// Signs what a replica of the hub shows to another: good for as long as its own serving
+    /// certificate, as a client only.
+    pub fn sign_replica(
+        &self,
+        replica: &str,
+        key: &KeyPair,
+        now: Timestamp,
+    ) -> Result<String, CertificateError> {
+        let signing = |error: rcgen::Error| CertificateError::Signing(error.to_string());
+        let mut params = CertificateParams::default();
+        limit(&mut params, now, SERVER_LIFE);
+        let name = &mut params.distinguished_name;
+        *name = rcgen::DistinguishedName::new();
+        name.push(DnType::CommonName, REPLICA);
+        name.push(DnType::OrganizationalUnitName, replica);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        let signed = params.signed_by(key, &self.issuer()?).map_err(signing)?;
+        Ok(signed.pem())
+    }
+
     fn issuer(&self) -> Result<Issuer<'static, KeyPair>, CertificateError> {
         let stored = |error: rcgen::Error| CertificateError::Stored(error.to_string());
         let key = KeyPair::from_pem(&self.current.key).map_err(stored)?;
@@ -179,15 +205,27 @@ pub fn new_signer(key: &KeyPair, now: Timestamp) -> Result<Signer, CertificateEr
 
 /// Who a verified client certificate (DER) stands for.
 pub fn holder(certificate: &[u8]) -> Option<Holder> {
+    let (name, membership) = subject(certificate)?;
+    let member = labels::member_of_namespace(&name)?;
+    Some(Holder {
+        member: member.to_owned(),
+        membership,
+    })
+}
+
+/// The replica that a verified client certificate (DER) stands for.
+pub fn replica(certificate: &[u8]) -> Option<Replica> {
+    let (name, unit) = subject(certificate)?;
+    (name == REPLICA).then_some(Replica(unit))
+}
+
+/// Common name and organizational unit.
+fn subject(certificate: &[u8]) -> Option<(String, String)> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let subject = parsed.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?;
-    let membership = subject.iter_organizational_unit().next()?.as_str().ok()?;
-    let member = labels::member_of_namespace(name)?;
-    Some(Holder {
-        member: member.to_owned(),
-        membership: membership.to_owned(),
-    })
+    let unit = subject.iter_organizational_unit().next()?.as_str().ok()?;
+    Some((name.to_owned(), unit.to_owned()))
 }
 
 fn limit(params: &mut CertificateParams, now: Timestamp, life: Duration) {
@@ -204,6 +242,8 @@ fn seconds_since(earlier: Timestamp, now: Timestamp) -> Duration {
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
+/// The common name of replicas: no member's, because those start with their namespace's prefix.
+const REPLICA: &str = "fairlead-hub-replica";
 /// How long an authority signs and is trusted.
 pub const SIGNER_LIFE: Duration = Duration::from_secs(2 * 365 * 24 * 3600);
 /// How long a new authority is trusted before it signs.
@@ -256,6 +296,25 @@ mod tests {
         assert!(certificate.subject_alternative_name().unwrap().is_none());
         let life = certificate.validity().not_after.timestamp() - at(1).as_second();
         assert_eq!(life, 30 * 24 * 3600);
+    }
+
+    #[test]
+    fn a_replica_is_no_member_and_a_member_no_replica() {
+        let key = KeyPair::generate().unwrap();
+        let der = |pem: &str| {
+            let (_, parsed) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
+            parsed.contents
+        };
+        let pem = authority().sign_replica("hub-1", &key, at(1)).unwrap();
+        assert_eq!(replica(&der(&pem)), Some(Replica("hub-1".into())));
+        assert_eq!(holder(&der(&pem)), None);
+        // Whatever name a member has, its certificate is not a replica's.
+        let sly = Holder {
+            member: "hub-replica".into(),
+            membership: "hub-1".into(),
+        };
+        let pem = authority().sign_member(&request(), &sly, at(1)).unwrap();
+        assert_eq!(replica(&der(&pem)), None);
     }
 
     #[test]

@@ -8,6 +8,10 @@
 #[cfg(test)]
 mod tests;
 
+mod handed;
+
+pub use handed::Source;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -48,6 +52,8 @@ pub struct Fleet {
     /// Services of which only the number of sessions changed: that can wait.
     dirty_loads: BTreeSet<ServiceKey>,
     loads_taken: Tick,
+    /// The proxies that were not heard from at the last sweep.
+    silent: BTreeSet<ProxyId>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -63,6 +69,8 @@ struct Proxy {
     sessions: BTreeMap<(ServiceName, MemberName), u64>,
     verdicts: BTreeMap<(ServiceName, MemberName, String), (VerdictKind, String)>,
     gone_since: Option<Tick>,
+    /// An earlier leader knew it: since when this one waits to hear of it.
+    expected: Option<Tick>,
 }
 
 /// What a proxy says of an endpoint, for `explain`.
@@ -88,8 +96,23 @@ impl Fleet {
         let proxy = self.proxies.entry(id.clone()).or_default();
         proxy.streams += 1;
         proxy.gone_since = None;
+        proxy.expected = None;
         version.clone_into(&mut proxy.version);
         self.dirty_groups.insert(id.group.clone());
+    }
+
+    /// An earlier leader knew of a proxy. Until this one hears of it, or has waited for long enough,
+    /// its sessions are unknown and it counts as connected.
+    pub fn expect(&mut self, id: &ProxyId, version: &str, now: Tick) {
+        if !self.proxies.contains_key(id) {
+            let proxy = Proxy {
+                version: version.to_owned(),
+                expected: Some(now),
+                ..Proxy::default()
+            };
+            self.proxies.insert(id.clone(), proxy);
+            self.dirty_groups.insert(id.group.clone());
+        }
     }
 
     /// It closed it.
@@ -103,20 +126,20 @@ impl Fleet {
         }
     }
 
-    /// It answered an update.
+    /// It answered an update. Says whether that is news.
     pub fn answered(
         &mut self,
         id: &ProxyId,
         applied: Option<&str>,
         settled: bool,
         refused: Vec<Refusal>,
-    ) {
+    ) -> bool {
         let Some(proxy) = self.proxies.get_mut(id) else {
-            return;
+            return false;
         };
         let applied = applied.map(str::to_owned);
         if proxy.applied == applied && proxy.settled == settled && proxy.refused == refused {
-            return;
+            return false;
         }
         for refusal in proxy.refused.iter().chain(&refused) {
             self.dirty_services.extend(services_in(&refusal.reason));
@@ -126,6 +149,7 @@ impl Fleet {
         proxy.settled = settled;
         proxy.refused = refused;
         self.dirty_groups.insert(id.group.clone());
+        true
     }
 
     /// It reported. The first report of a stream replaces all that was known.
@@ -142,6 +166,7 @@ impl Fleet {
             self.dirty_groups.insert(id.group.clone());
         }
         proxy.reported = Some((now, time.clone()));
+        proxy.expected = None;
         if let Some(state) = &report.proxy {
             if !state.version.is_empty() && proxy.version != state.version {
                 proxy.version.clone_from(&state.version);
@@ -183,18 +208,35 @@ impl Fleet {
         }
     }
 
-    /// Forgets proxies that have been gone for long.
+    /// Forgets proxies that have been gone for long, and looks who has fallen silent since the last
+    /// sweep: what is known of sessions changes with that. O(proxies).
     pub fn sweep(&mut self, now: Tick) {
         let dirty = &mut self.dirty_groups;
         self.proxies.retain(|id, proxy| {
-            let keep = proxy
-                .gone_since
-                .is_none_or(|since| now.since(since) < FORGOTTEN_AFTER);
+            let heard = proxy
+                .expected
+                .is_none_or(|since| now.since(since) < STALE_AFTER);
+            let keep = heard
+                && proxy
+                    .gone_since
+                    .is_none_or(|since| now.since(since) < FORGOTTEN_AFTER);
             if !keep {
                 dirty.insert(id.group.clone());
             }
             keep
         });
+        let all = self.proxies.iter();
+        let silent = all.filter(|(_, proxy)| !proxy.is_fresh(now) && !proxy.has_left());
+        let silent: BTreeSet<ProxyId> = silent.map(|(id, _)| id.clone()).collect();
+        if self.silent != silent {
+            self.silent = silent;
+            let reported = self
+                .proxies
+                .values()
+                .flat_map(|proxy| proxy.sessions.keys());
+            self.dirty_services
+                .extend(reported.map(|(service, _)| key_of(service)));
+        }
     }
 
     /// Marks a group whose published state moved.
@@ -233,11 +275,11 @@ impl Fleet {
         let mut loads: BTreeMap<MemberName, Load> = BTreeMap::new();
         let mut unknown = false;
         for (id, proxy) in &self.proxies {
-            let fresh = proxy
-                .reported
-                .as_ref()
-                .is_some_and(|(at, _)| now.since(*at) < STALE_AFTER);
-            unknown |= proxy.streams > 0 && !fresh && serves(&id.group);
+            let fresh = proxy.is_fresh(now);
+            if proxy.has_left() && !fresh {
+                continue;
+            }
+            unknown |= !fresh && serves(&id.group);
             for ((service, member), active) in &proxy.sessions {
                 if is_of(service, key) {
                     let load = loads.entry(member.clone()).or_default();
@@ -363,6 +405,16 @@ impl Fleet {
 }
 
 impl Proxy {
+    fn is_fresh(&self, now: Tick) -> bool {
+        let reported = self.reported.as_ref();
+        reported.is_some_and(|(at, _)| now.since(*at) < STALE_AFTER)
+    }
+
+    /// One that said it leaves, and went, has no sessions any more.
+    fn has_left(&self) -> bool {
+        self.streams == 0 && self.state.leaving
+    }
+
     /// The service whose verdicts changed, if any did.
     fn judge(&mut self, verdict: &Verdict) -> Option<ServiceName> {
         let service = ServiceName::parse(&verdict.service).ok()?;
@@ -392,7 +444,7 @@ impl Proxy {
         ProxyStatus {
             id: id.node.clone(),
             version: self.version.clone(),
-            connected: self.streams > 0,
+            connected: self.streams > 0 || self.expected.is_some(),
             applied_hash: self.applied.clone().filter(|_| self.settled),
             as_of: (self.state.as_of > 0).then(|| self.state.as_of.to_string()),
             last_report: self.reported.as_ref().map(|(_, time)| time.clone()),

@@ -12,9 +12,11 @@ mod access;
 mod engine;
 mod epoch;
 mod events;
+mod forward;
 mod identities;
 mod metrics;
 mod pages;
+mod reports;
 mod server;
 mod streams;
 #[cfg(test)]
@@ -54,6 +56,8 @@ use crate::{
 };
 use engine::{Command, Engine, Outputs};
 use events::Announcer;
+use forward::Forwarder;
+use reports::Reports;
 use server::{Server, Tls};
 use streams::Streams;
 
@@ -64,6 +68,8 @@ pub struct HubConfig {
     pub client: Client,
     /// Where agents and standalone proxies connect; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Where other replicas reach this port: `host:port`; the listening address where absent.
+    pub advertise: Option<String>,
     /// Names and addresses that clients know this port by, for its certificate.
     pub names: Vec<String>,
     /// Off: plain, nobody can join, and a stream without a token is taken for what it claims.
@@ -76,6 +82,20 @@ pub struct HubConfig {
     pub settings: Settings,
     /// Where time comes from.
     pub clock: Clock,
+}
+
+impl HubConfig {
+    /// Where other replicas find this one.
+    fn url(&self, addr: SocketAddr) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        let at = self.advertise.clone().unwrap_or_else(|| addr.to_string());
+        format!("{scheme}://{at}")
+    }
+
+    fn advertised_host(&self) -> Option<String> {
+        let (host, _) = self.advertise.as_deref()?.rsplit_once(':')?;
+        Some(host.trim_matches(['[', ']']).to_owned())
+    }
 }
 
 /// A running hub. Dropping it stops it.
@@ -101,7 +121,7 @@ pub struct Handle {
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
     /// The port.
-    #[error("cannot listen on {addr}: {source}; choose another --listen address")]
+    #[error("cannot listen on {addr}; choose another --listen address")]
     Listen {
         /// The address.
         addr: SocketAddr,
@@ -109,11 +129,20 @@ pub enum HubError {
         source: std::io::Error,
     },
     /// The namespace of the hub.
-    #[error("namespace fairlead-system cannot be made: {0}")]
-    Namespace(kube::Error),
+    #[error(
+        "namespace fairlead-system cannot be made on the hub's API server; is it there, and does this identity have the rights of ClusterRole fairlead-hub?"
+    )]
+    Namespace(#[source] kube::Error),
+    /// The kinds that a hub lives by.
+    #[error(
+        "the hub's API server does not know MemberCluster; install the CRDs first: fairlead crds | kubectl apply --server-side -f -"
+    )]
+    Definitions,
     /// The epoch.
-    #[error("the hub's epoch cannot be read: {0}")]
-    Epoch(kube::Error),
+    #[error(
+        "the hub's epoch, ConfigMap fairlead-hub-epoch in namespace fairlead-system, cannot be read or made"
+    )]
+    Epoch(#[source] kube::Error),
     /// The authority.
     #[error("the hub's certificate authority cannot be had: {0}")]
     Authority(#[from] authority::io::AuthorityError),
@@ -139,10 +168,11 @@ pub async fn run(config: HubConfig) -> Result<Handle, HubError> {
     apply_manifest(&config.client, &namespace)
         .await
         .map_err(HubError::Namespace)?;
+    let base = match epoch::revision(&config.client).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => return Err(HubError::Definitions),
+        found => found.map_err(HubError::Epoch)?,
+    };
     let epoch = epoch::load(&config.client).await.map_err(HubError::Epoch)?;
-    let base = epoch::revision(&config.client)
-        .await
-        .map_err(HubError::Epoch)?;
     let identity = match config.tls {
         true => Some(Identity::load(&config, addr).await?),
         false => None,
@@ -174,7 +204,7 @@ fn start(
         stop: CancellationToken::new(),
     };
     let (leadership, election) = leader::io::new(config.replica.clone(), config.clock.clone());
-    let url = format!("https://{addr}");
+    let url = config.url(addr);
     let lease = leader::io::run(config.client.clone(), config.clock.clone(), url, election);
     tasks.spawn("leader election", endless(lease));
 
@@ -310,6 +340,14 @@ impl Ground<'_> {
             ahead_taken,
         );
         tasks.spawn("epoch", endless(epochs));
+        let reports = Reports::new(self.fleet.clone(), self.config.clock.clone());
+        let forwarder = Forwarder {
+            reports: reports.clone(),
+            leadership: self.leadership.clone(),
+            authority: identity.map(|identity| identity.authority.clone()),
+            replica: self.config.replica.clone(),
+        };
+        tasks.spawn("hand on", endless(forwarder.run()));
         let streams = Streams {
             access: access::Access::new(
                 self.config.client.clone(),
@@ -317,10 +355,9 @@ impl Ground<'_> {
                 !self.config.tls,
             ),
             shared: shared.clone(),
-            fleet: self.fleet.clone(),
+            reports,
             metrics: self.metrics.clone(),
             events: self.events.clone(),
-            clock: self.config.clock.clone(),
             tasks: doors.connections.clone(),
             engine: commands.clone(),
             ahead,
@@ -451,6 +488,7 @@ fn serving(
     if !addr.ip().is_unspecified() {
         names.push(addr.ip().to_string());
     }
+    names.extend(config.advertised_host());
     names.sort();
     names.dedup();
     let key = authority::io::key().map_err(failed)?;

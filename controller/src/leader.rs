@@ -19,6 +19,8 @@ pub struct Record {
     pub renewal: String,
     /// How often it changed hands.
     pub transitions: i32,
+    /// Where its holder takes what others hand on; empty when it says nothing.
+    pub url: String,
 }
 
 /// One replica's view of the Lease.
@@ -96,6 +98,15 @@ impl Election {
         self.seen.as_ref().map(|(record, _)| record.holder.as_str())
     }
 
+    /// Where the leader takes what this replica has to hand on; `None` while this one leads, or
+    /// nobody does.
+    pub fn hand_on_to(&self, now: Tick) -> Option<&str> {
+        let (record, _) = self.seen.as_ref()?;
+        let theirs = !record.holder.is_empty() && record.holder != self.me;
+        let url = Some(record.url.as_str()).filter(|url| !url.is_empty());
+        url.filter(|_| theirs && !self.leads(now))
+    }
+
     /// How often the Lease changed hands.
     pub fn transitions(&self) -> i32 {
         self.seen
@@ -124,6 +135,7 @@ mod tests {
             holder: holder.into(),
             renewal: renewal.into(),
             transitions: 1,
+            url: format!("https://{holder}"),
         }
     }
 
@@ -156,6 +168,18 @@ mod tests {
             assert!(!(leader.leads(at(second)) && may_start), "both at {second}");
         }
         assert!(leader.leads(at(16)) && !leader.leads(at(17)));
+    }
+
+    #[test]
+    fn a_follower_hands_on_to_the_leader_and_a_leader_to_nobody() {
+        let mut me = Election::new("a".into());
+        assert_eq!(me.hand_on_to(at(0)), None, "nothing is known yet");
+        me.observe(Some(record("b", "1")), at(0));
+        assert_eq!(me.hand_on_to(at(1)), Some("https://b"));
+        me.observe(Some(record("", "2")), at(2));
+        assert_eq!(me.hand_on_to(at(2)), None, "it was given up");
+        me.claimed(record("a", "3"), at(3));
+        assert_eq!(me.hand_on_to(at(4)), None, "this one leads");
     }
 
     #[test]

@@ -6,16 +6,28 @@ use clap::{Args, Parser, Subcommand};
 
 /// The control plane of a Fairlead fleet.
 #[derive(Debug, Parser)]
-#[command(name = "fairlead-controller", version)]
+#[command(name = "fairlead-controller", version, after_help = AFTER_HELP)]
 pub struct Flags {
     /// What to run.
     #[command(subcommand)]
     pub role: Role,
-    /// What to log, as `RUST_LOG` has it.
-    #[arg(long, global = true, env = "RUST_LOG", default_value = "info")]
+    /// What to log: error, warn, info, debug, trace, or per module as RUST_LOG has it.
+    #[arg(
+        long,
+        global = true,
+        env = "RUST_LOG",
+        default_value = "info",
+        value_name = "LEVEL"
+    )]
     pub log: String,
-    /// Where health and metrics are served.
-    #[arg(long, global = true, default_value = "127.0.0.1:9903")]
+    /// Where health, metrics and explanations are served over HTTP; `/` lists the pages. In a pod:
+    /// 0.0.0.0:9903.
+    #[arg(
+        long,
+        global = true,
+        default_value = "127.0.0.1:9903",
+        value_name = "ADDR:PORT"
+    )]
     pub admin: SocketAddr,
 }
 
@@ -23,29 +35,41 @@ pub struct Flags {
 #[derive(Debug, Subcommand)]
 pub enum Role {
     /// The hub: aggregates the exports of members, drives proxies, admits members.
+    ///
+    /// Its database is a Kubernetes API server, which must know Fairlead's kinds (`fairlead crds`).
+    /// Any number of replicas may run; each serves streams, one of them writes.
+    #[command(after_help = HUB_HELP)]
     Hub(HubFlags),
 }
 
 /// Flags of the hub.
 #[derive(Debug, Args)]
 pub struct HubFlags {
-    /// Where agents and standalone proxies connect.
-    #[arg(long, default_value = "0.0.0.0:15010")]
+    /// Where agents and standalone proxies connect: streams, joining, tokens, over TLS.
+    #[arg(long, default_value = "0.0.0.0:15010", value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
-    /// A name or address that clients know the hub by, for its certificate; may be repeated.
+    /// Where other replicas reach this one, to hand on what their proxies report while this one
+    /// leads; in a pod: its IP and the port of --listen [default: the address of --listen].
+    #[arg(long, env = "FAIRLEAD_ADVERTISE", value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// A name or address that agents and proxies know the hub by, for its certificate; may be
+    /// repeated. localhost and the address of --listen are always in it.
     #[arg(long = "name", value_name = "NAME")]
     pub names: Vec<String>,
-    /// The kubeconfig of the hub's API server; inside a cluster the pod's own where absent.
-    #[arg(long, env = "KUBECONFIG")]
+    /// The kubeconfig of the hub's API server [default: $KUBECONFIG, ~/.kube/config, then the
+    /// identity of the pod this runs in].
+    #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-    /// This replica's name in the leader's Lease.
-    #[arg(long, env = "HOSTNAME", default_value = "hub")]
-    pub replica: String,
-    /// Where members reach the hub's Kubernetes API: `https://host:port`. Where absent, the
-    /// address of the kubeconfig.
+    /// This replica's name in the leader's Lease; no two may share one [default: the host's name
+    /// and the process's id].
+    #[arg(long, value_name = "NAME")]
+    pub replica: Option<String>,
+    /// Where members reach the hub's Kubernetes API: `https://host:port` [default: the address in
+    /// the kubeconfig].
     #[arg(long, value_name = "URL")]
     pub api_server: Option<String>,
-    /// The PEM file that members check the hub's Kubernetes API against.
+    /// The PEM file that members check the hub's Kubernetes API against [default: that of the
+    /// kubeconfig].
     #[arg(long, value_name = "FILE")]
     pub api_server_ca: Option<PathBuf>,
     /// Takes loopback addresses as endpoints: for a fleet on one machine only.
@@ -60,6 +84,24 @@ pub struct HubFlags {
     #[arg(long)]
     pub plain: bool,
 }
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 after SIGTERM or SIGINT, 1 when it cannot start or a part of it ended, 2 for flags that
+make no sense. The reason is the last line on stderr.";
+
+const HUB_HELP: &str = "\
+Try it:
+  fairlead crds | kubectl apply --server-side -f -
+  fairlead-controller hub --name hub.example.com
+  curl localhost:9903/readyz
+  curl 'localhost:9903/explain?service=shop/web'
+  fairlead join a --hub hub.example.com:15010
+
+Port 15010: ADS and LRS streams (agents and standalone proxies, by token), /join, /renew and /token
+(agents, by bootstrap token or certificate), /healthz. Port 9903: the admin pages.
+
+Exit codes: 0 after SIGTERM or SIGINT, 1 when it cannot start or a part of it ended, 2 for flags that
+make no sense. The reason is the last line on stderr.";
 
 #[cfg(test)]
 mod tests {

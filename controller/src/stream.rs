@@ -23,6 +23,8 @@ use crate::board::{Table, Type};
 pub struct Stream {
     types: BTreeMap<Type, Subscription>,
     nonce: u64,
+    /// The hash of the newest state that the client is known to run on in full.
+    applied: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -39,8 +41,6 @@ struct Subscription {
     seen: u64,
     /// Nonces that wait for an answer, with the hash of the table when they were sent.
     unanswered: VecDeque<(String, String)>,
-    /// The hash of the table that the client acknowledged.
-    acknowledged: Option<String>,
     refused: Option<String>,
 }
 
@@ -86,7 +86,11 @@ impl Stream {
                 Heard::Stale
             };
         }
-        subscription.answered(of, request)
+        let (heard, hash) = subscription.answered(of, request);
+        if hash.is_some() && self.is_settled() {
+            self.applied = hash;
+        }
+        heard
     }
 
     /// What to send of these types, make before break.
@@ -119,6 +123,11 @@ impl Stream {
             }
         }
         let hash = table.hash();
+        if responses.is_empty() && !self.types.is_empty() && self.is_settled() {
+            // What changed was nothing to this client.
+            self.applied = Some(hash);
+            return responses;
+        }
         for response in &mut responses {
             self.nonce += 1;
             response.nonce = self.nonce.to_string();
@@ -138,10 +147,9 @@ impl Stream {
         all.all(|one| one.unanswered.is_empty() && one.refused.is_none())
     }
 
-    /// The hash of the state acknowledged last.
-    pub fn acknowledged(&self) -> Option<&str> {
-        let all = self.types.values().rev();
-        all.filter_map(|one| one.acknowledged.as_deref()).next()
+    /// The hash of the newest state of which the client has acknowledged all that it asked for.
+    pub fn applied(&self) -> Option<&str> {
+        self.applied.as_deref()
     }
 
     /// What the client refuses now, by type.
@@ -185,10 +193,11 @@ impl Subscription {
         known
     }
 
-    fn answered(&mut self, of: Type, request: &DeltaDiscoveryRequest) -> Heard {
+    /// What an answer means, and the hash of the state that is in force now.
+    fn answered(&mut self, of: Type, request: &DeltaDiscoveryRequest) -> (Heard, Option<String>) {
         let nonce = &request.response_nonce;
         let Some(at) = self.unanswered.iter().position(|(sent, _)| sent == nonce) else {
-            return Heard::Stale;
+            return (Heard::Stale, None);
         };
         let (_, hash) = self
             .unanswered
@@ -198,12 +207,11 @@ impl Subscription {
         match &request.error_detail {
             Some(detail) => {
                 self.refused = Some(detail.message.clone());
-                Heard::Refused(of, detail.message.clone())
+                (Heard::Refused(of, detail.message.clone()), None)
             }
             None => {
                 self.refused = None;
-                self.acknowledged = Some(hash);
-                Heard::Acknowledged(of)
+                (Heard::Acknowledged(of), Some(hash))
             }
         }
     }

@@ -155,3 +155,120 @@ fn a_proxy_that_went_stays_in_status_for_a_while() {
     fleet.sweep(at(600));
     assert_eq!(fleet.status("edge", None, &old, &time(0)).proxies, []);
 }
+
+#[test]
+fn what_a_follower_hands_on_counts_as_if_it_were_heard_directly() {
+    let proxies = ["p1", "p2"];
+    let mut follower = Fleet::default();
+    for (at_second, node) in (1..).zip(proxies) {
+        follower.connected(&id(node), "0.1.0");
+        follower.answered(&id(node), Some("hash"), true, Vec::new());
+        let verdicts = [("10.0.0.1:8080", VerdictKind::ProbeFailed)];
+        let report = report(at_second, &verdicts);
+        follower.reported(&id(node), &report, true, at(0), &time(0));
+    }
+    let (mut leader, mut source) = (Fleet::default(), Source::default());
+    for node in proxies {
+        let message = follower.handed_whole(&id(node), true);
+        leader.take_handed(&mut source, &message, at(1), &time(1));
+    }
+    let old = ProxyGroupStatus::default();
+    let mut expected = follower.status("edge", Some("hash"), &old, &time(1));
+    for proxy in &mut expected.proxies {
+        proxy.last_report = Some(time(1));
+    }
+    let status = leader.status("edge", Some("hash"), &old, &time(1));
+    assert_eq!(status, expected);
+    assert_eq!((status.connected, status.in_sync), (2, 2));
+    let key = ServiceKey::new("shop", "web");
+    assert_eq!(leader.verdicts(&key), follower.verdicts(&key));
+    assert_eq!(load(&leader, 2), load(&follower, 2));
+    assert_eq!(load(&leader, 2).active, Some(3));
+
+    leader.take_handed(
+        &mut source,
+        &follower.handed(&id("p1"), false),
+        at(3),
+        &time(3),
+    );
+    assert_eq!(leader.status("edge", None, &old, &time(3)).connected, 1);
+    leader.end_handed(source, at(4));
+    assert_eq!(leader.status("edge", None, &old, &time(4)).connected, 0);
+    assert_eq!(
+        load(&leader, 40).active,
+        None,
+        "nobody says what p1 and p2 do now"
+    );
+}
+
+#[test]
+fn a_proxy_that_an_earlier_leader_knew_is_unknown_until_it_is_heard_and_not_for_ever() {
+    let mut fleet = Fleet::default();
+    fleet.connected(&id("p1"), "0.1.0");
+    fleet.reported(&id("p1"), &report(0, &[]), true, at(0), &time(0));
+    fleet.expect(&id("p1"), "0.1.0", at(0));
+    assert_eq!(load(&fleet, 1).active, Some(0), "p1 is here");
+    fleet.expect(&id("p2"), "0.1.0", at(0));
+    assert_eq!(load(&fleet, 1).active, None, "p2 may have sessions");
+    let status = fleet.status("edge", None, &ProxyGroupStatus::default(), &time(1));
+    assert_eq!(status.connected, 2);
+    fleet.reported(&id("p2"), &report(4, &[]), true, at(2), &time(2));
+    assert_eq!(load(&fleet, 3).active, Some(4));
+    fleet.expect(&id("p3"), "0.1.0", at(5));
+    fleet.sweep(at(20));
+    assert_eq!(load(&fleet, 20).active, None);
+    fleet.sweep(at(35));
+    fleet.reported(&id("p1"), &report(0, &[]), false, at(35), &time(35));
+    fleet.reported(&id("p2"), &report(4, &[]), false, at(35), &time(35));
+    assert_eq!(load(&fleet, 35).active, Some(4), "p3 never came");
+}
+
+#[test]
+fn a_proxy_that_vanished_leaves_sessions_unknown_and_one_that_said_it_leaves_none() {
+    let mut fleet = Fleet::default();
+    for node in ["stays", "vanishes", "leaves"] {
+        fleet.connected(&id(node), "0.1.0");
+        fleet.reported(&id(node), &report(2, &[]), true, at(0), &time(0));
+    }
+    let mut last = report(1, &[]);
+    last.proxy = Some(ProxyState {
+        leaving: true,
+        ..ProxyState::default()
+    });
+    fleet.reported(&id("leaves"), &last, false, at(1), &time(1));
+    fleet.disconnected(&id("leaves"), at(2));
+    fleet.reported(&id("stays"), &report(2, &[]), false, at(31), &time(31));
+    fleet.reported(&id("vanishes"), &report(2, &[]), false, at(31), &time(31));
+    assert_eq!(load(&fleet, 32).active, Some(4), "who left has no sessions");
+    fleet.disconnected(&id("vanishes"), at(33));
+    fleet.reported(&id("stays"), &report(2, &[]), false, at(62), &time(62));
+    assert_eq!(
+        load(&fleet, 63).active,
+        None,
+        "who vanished may still serve"
+    );
+}
+
+#[test]
+fn a_service_is_counted_anew_when_a_proxy_falls_silent_or_is_heard_again() {
+    let mut fleet = Fleet::default();
+    let none = BTreeSet::new();
+    fleet.connected(&id("p1"), "0.1.0");
+    fleet.reported(&id("p1"), &report(3, &[]), true, at(0), &time(0));
+    fleet.sweep(at(1));
+    fleet.take_dirty(&none, at(1));
+    fleet.sweep(at(29));
+    assert!(fleet.take_dirty(&none, at(29)).1.is_empty());
+    fleet.sweep(at(30));
+    assert_eq!(fleet.take_dirty(&none, at(30)).1.len(), 1, "it fell silent");
+    fleet.reported(&id("p1"), &report(3, &[]), false, at(31), &time(31));
+    fleet.sweep(at(32));
+    assert_eq!(fleet.take_dirty(&none, at(32)).1.len(), 1, "it is back");
+    fleet.expect(&id("p2"), "0.1.0", at(33));
+    fleet.sweep(at(33));
+    assert_eq!(
+        fleet.take_dirty(&none, at(33)).1.len(),
+        1,
+        "somebody is missing"
+    );
+}

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     board::Board,
-    fleet::Fleet,
+    fleet::{Fleet, ProxyId},
     leader::io::Leadership,
     members::{Heartbeats, MASS_MIN},
     plan::{self, Report},
@@ -371,7 +371,8 @@ impl Engine {
     }
 
     async fn write(&self, writes: Vec<Write>) {
-        if !writes.is_empty() && self.leadership.is_mine() {
+        // A new leader writes nothing before it knows what the one before knew.
+        if !writes.is_empty() && self.led && self.leadership.is_mine() {
             // The writer takes batches as fast as they come; it is gone only when the hub is.
             drop(self.out.writes.send(writes).await);
         }
@@ -397,6 +398,9 @@ impl Engine {
         }
         let leads = self.leadership.is_mine();
         self.metrics.leads(leads);
+        if self.listed.len() < KINDS || !self.leases_listed {
+            return;
+        }
         if leads && !self.led {
             // A new leader knows nothing of when anybody was heard.
             self.heartbeats = Heartbeats::default();
@@ -404,10 +408,11 @@ impl Engine {
                 self.heartbeats
                     .join(name.clone(), verdict_of(&known.status), now);
             }
+            self.expect_proxies(now);
             self.hurry();
         }
         self.led = leads;
-        if !leads || self.listed.len() < KINDS || !self.leases_listed {
+        if !leads {
             return;
         }
         let changed = self.heartbeats.step(now);
@@ -423,6 +428,22 @@ impl Engine {
         if now >= self.next_part {
             self.next_part = now.after(TICK);
             self.decide_a_part().await;
+        }
+    }
+
+    /// Proxies that the leader before knew of: other replicas will hand them on.
+    fn expect_proxies(&self, now: Tick) {
+        let mut fleet = self.fleet.lock();
+        for (name, group) in self.world.groups() {
+            let status = group.status.iter();
+            let proxies = status.flat_map(|status| &status.proxies);
+            for proxy in proxies.filter(|proxy| proxy.connected) {
+                let id = ProxyId {
+                    group: name.to_string(),
+                    node: proxy.id.clone(),
+                };
+                fleet.expect(&id, &proxy.version, now);
+            }
         }
     }
 

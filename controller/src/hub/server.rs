@@ -33,7 +33,7 @@ use tonic::{body::Body, codegen::Service};
 
 use super::{events::About, metrics::Metrics, streams::Streams};
 use crate::{
-    authority::{self, Holder},
+    authority::{self, Holder, Replica},
     join::{
         self, JoinRequest, Refusal,
         io::{Registrar, RequestError},
@@ -51,6 +51,13 @@ pub(super) struct Server {
 
 /// The TLS settings in force; replaced by rotation.
 pub(super) type Tls = Arc<RwLock<Arc<ServerConfig>>>;
+
+/// Who a client certificate stands for.
+#[derive(Debug, Clone, Default)]
+struct Peer {
+    holder: Option<Holder>,
+    replica: Option<Replica>,
+}
 
 /// Answers until `stop`; connections that are open then are closed.
 pub(super) async fn run(
@@ -120,7 +127,7 @@ pub(super) fn tls_config(
 async fn connection(socket: TcpStream, peer: SocketAddr, tls: Option<Tls>, server: Server) {
     drop(socket.set_nodelay(true));
     let Some(tls) = tls else {
-        return serve(socket, server, None).await;
+        return serve(socket, server, Peer::default()).await;
     };
     let acceptor = TlsAcceptor::from(Arc::clone(&tls.read()));
     let accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await;
@@ -136,19 +143,21 @@ async fn connection(socket: TcpStream, peer: SocketAddr, tls: Option<Tls>, serve
         }
     };
     let certificates = stream.get_ref().1.peer_certificates();
-    let holder = certificates
-        .and_then(|all| all.first())
-        .and_then(|certificate| authority::holder(certificate));
-    serve(stream, server, holder).await;
+    let certificate = certificates.and_then(|all| all.first());
+    let peer = Peer {
+        holder: certificate.and_then(|one| authority::holder(one)),
+        replica: certificate.and_then(|one| authority::replica(one)),
+    };
+    serve(stream, server, peer).await;
 }
 
-async fn serve<S>(stream: S, server: Server, holder: Option<Holder>)
+async fn serve<S>(stream: S, server: Server, peer: Peer)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = tower::service_fn(move |request: Request<Incoming>| {
-        let (server, holder) = (server.clone(), holder.clone());
-        async move { Ok::<_, Infallible>(answer(request, server, holder).await) }
+        let (server, peer) = (server.clone(), peer.clone());
+        async move { Ok::<_, Infallible>(answer(request, server, peer).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
@@ -165,15 +174,14 @@ where
     }
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    server: Server,
-    holder: Option<Holder>,
-) -> Response<Body> {
+async fn answer(mut request: Request<Incoming>, server: Server, peer: Peer) -> Response<Body> {
+    if let Some(replica) = peer.replica {
+        request.extensions_mut().insert(replica);
+    }
     let path = request.uri().path().to_owned();
     match (request.method(), path.as_str()) {
         (&Method::POST, "/join" | "/renew" | "/token") => match &server.registrar {
-            Some(registrar) => identity(request, &path, registrar, holder, &server).await,
+            Some(registrar) => identity(request, &path, registrar, peer.holder, &server).await,
             None => text(
                 StatusCode::NOT_FOUND,
                 "this port is plain; join over the TLS port",

@@ -18,9 +18,7 @@ use fairlead_config::{
         service::{Aggregated, Answers, LoadReporting},
     },
 };
-use fairlead_runtime::clock::Clock;
 use futures::StreamExt;
-use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
@@ -30,14 +28,16 @@ use super::{
     access::Access,
     engine::{Command, Shared},
     events::{About, Announcer},
+    forward::REPLICA_CLUSTER,
     metrics::Metrics,
+    reports::Reports,
 };
 use crate::{
+    authority::Replica,
     board::Type,
-    fleet::{Fleet, ProxyId},
+    fleet::{ProxyId, Source},
     identity::Subject,
     stream::{Heard, Stream},
-    time,
     world::GroupName,
 };
 
@@ -46,10 +46,9 @@ use crate::{
 pub(super) struct Streams {
     pub(super) access: Access,
     pub(super) shared: Shared,
-    pub(super) fleet: Arc<Mutex<Fleet>>,
+    pub(super) reports: Reports,
     pub(super) metrics: Metrics,
     pub(super) events: Announcer,
-    pub(super) clock: Clock,
     pub(super) tasks: TaskTracker,
     pub(super) engine: mpsc::Sender<Command>,
     /// Proxies that have seen a later state than this hub.
@@ -93,22 +92,40 @@ impl LoadReporting for Streams {
         &self,
         request: Request<Streaming<LoadStatsRequest>>,
     ) -> Result<Response<Answers<LoadStatsResponse>>, Status> {
+        let replica = request.extensions().get::<Replica>().cloned();
+        let (to, answers) = mpsc::channel(ANSWERS_QUEUE);
+        let answers = Response::new(Box::pin(ReceiverStream::new(answers)) as Answers<_>);
+        if let Some(replica) = replica {
+            let requests = request.into_inner();
+            self.tasks
+                .spawn(self.clone().take_handed(replica, requests, to));
+            return Ok(answers);
+        }
         let admitted = self.access.admit(request.metadata()).await?;
         let mut requests = request.into_inner();
         let first = first(&mut requests).await?;
         let node = first.node.clone().unwrap_or_default();
+        let replica = node.cluster.strip_prefix(REPLICA_CLUSTER);
+        if let Some(replica) = replica.filter(|_| admitted.subject.is_none()) {
+            let replica = Replica(replica.to_owned());
+            self.tasks
+                .spawn(self.clone().take_handed(replica, requests, to));
+            return Ok(answers);
+        }
         let audience = self.audience(admitted.subject, Some(&node))?;
         let group = self.reporting_group(&audience, &node)?;
         let id = ProxyId {
             group,
             node: node.id,
         };
-        let (to, answers) = mpsc::channel(ANSWERS_QUEUE);
-        self.tasks.spawn(
-            self.clone()
-                .take_reports(id, first, requests, to, admitted.life),
-        );
-        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+        let streams = self.clone();
+        self.tasks.spawn(async move {
+            streams.reports.reports(&id);
+            let taking = streams.take_reports(&id, first, requests, to, admitted.life);
+            taking.await;
+            streams.reports.reports_no_more(&id);
+        });
+        Ok(answers)
     }
 }
 
@@ -160,9 +177,31 @@ impl Streams {
         }
     }
 
-    async fn take_reports(
+    /// What another replica hands on, until it does so no more.
+    async fn take_handed(
         self,
-        id: ProxyId,
+        Replica(replica): Replica,
+        mut requests: Streaming<LoadStatsRequest>,
+        to: mpsc::Sender<Result<LoadStatsResponse, Status>>,
+    ) {
+        tracing::info!(replica, "a replica hands on what its proxies say");
+        self.metrics.stream_opened("replica");
+        let mut source = Source::default();
+        // It is open for as long as it is answered.
+        let none = BTreeSet::new();
+        if to.send(Ok(load_answer(&none))).await.is_ok() {
+            while let Some(Ok(message)) = requests.next().await {
+                self.reports.take_handed(&mut source, &message);
+                self.look_ahead(&message);
+            }
+        }
+        self.reports.end_handed(source);
+        self.metrics.stream_closed("replica");
+    }
+
+    async fn take_reports(
+        &self,
+        id: &ProxyId,
         first: LoadStatsRequest,
         mut requests: Streaming<LoadStatsRequest>,
         to: mpsc::Sender<Result<LoadStatsResponse, Status>>,
@@ -174,11 +213,11 @@ impl Streams {
         if to.send(Ok(load_answer(&watched))).await.is_err() {
             return;
         }
-        self.take_report(&id, &first, true);
+        self.take_report(id, &first, true);
         loop {
             tokio::select! {
                 request = requests.next() => match request {
-                    Some(Ok(report)) => self.take_report(&id, &report, false),
+                    Some(Ok(report)) => self.take_report(id, &report, false),
                     _ => return,
                 },
                 changed = revision.changed() => {
@@ -202,9 +241,11 @@ impl Streams {
     }
 
     fn take_report(&self, id: &ProxyId, report: &LoadStatsRequest, first: bool) {
-        let now = self.clock.now();
-        let time = time::time(&self.clock);
-        self.fleet.lock().reported(id, report, first, now, &time);
+        self.reports.reported(id, report, first);
+        self.look_ahead(report);
+    }
+
+    fn look_ahead(&self, report: &LoadStatsRequest) {
         if let Some(state) = &report.proxy {
             let board = self.shared.board.read();
             if state.epoch == board.epoch() && state.as_of > board.as_of() {
@@ -248,8 +289,7 @@ impl Connection {
             drop(self.to.send(Err(status)).await);
         }
         if let Some(id) = &self.proxy {
-            let now = self.streams.clock.now();
-            self.streams.fleet.lock().disconnected(id, now);
+            self.streams.reports.disconnected(id);
         }
         self.streams.metrics.stream_closed(peer);
     }
@@ -271,7 +311,11 @@ impl Connection {
         }
         self.hear(&first);
         loop {
-            for response in self.say() {
+            let responses = self.say();
+            if responses.is_empty() {
+                self.note_answer();
+            }
+            for response in responses {
                 if self.to.send(Ok(response)).await.is_err() {
                     return None;
                 }
@@ -310,7 +354,7 @@ impl Connection {
             group: group.to_string(),
             node: node.id,
         };
-        self.streams.fleet.lock().connected(&id, &version);
+        self.streams.reports.connected(&id, &version);
         self.proxy = Some(id);
     }
 
@@ -343,10 +387,10 @@ impl Connection {
                 resource: format!("{of:?}"),
                 reason: reason.to_owned(),
             });
-            let applied = self.stream.acknowledged();
+            let applied = self.stream.applied();
             let settled = self.stream.is_settled();
-            let mut fleet = self.streams.fleet.lock();
-            fleet.answered(id, applied, settled, refused.collect());
+            let reports = &self.streams.reports;
+            reports.answered(id, applied, settled, refused.collect());
         }
     }
 

@@ -85,6 +85,7 @@ async fn world(tls: bool) -> World {
     let mut hub = run(HubConfig {
         client: server.client_as(account, ["system:serviceaccounts"]),
         listen: "127.0.0.1:0".parse().unwrap(),
+        advertise: None,
         names: vec!["127.0.0.1".into()],
         tls,
         replica: "hub-0".into(),
@@ -436,6 +437,7 @@ async fn two_replicas_serve_the_same_and_the_second_writes_when_the_first_stops(
     let mut second = run(HubConfig {
         client: world.server.client_as(account, ["system:serviceaccounts"]),
         listen: "127.0.0.1:0".parse().unwrap(),
+        advertise: None,
         names: Vec::new(),
         tls: false,
         replica: "hub-1".into(),

@@ -36,6 +36,12 @@ impl Leadership {
         self.election.borrow().holder().map(str::to_owned)
     }
 
+    /// Where the leader takes what this replica has to hand on; `None` while this one leads.
+    pub fn hand_on_to(&self) -> Option<String> {
+        let now = self.clock.now();
+        self.election.borrow().hand_on_to(now).map(str::to_owned)
+    }
+
     /// Waits until the Lease was looked at again.
     pub async fn changed(&mut self) {
         if self.election.changed().await.is_err() {
@@ -130,6 +136,12 @@ fn record(lease: &Lease) -> Record {
             .unwrap_or_default(),
         renewal: renewal.map_or_else(String::new, |time| time.0.to_string()),
         transitions: spec.and_then(|spec| spec.lease_transitions).unwrap_or(0),
+        url: lease
+            .metadata
+            .annotations
+            .as_ref()
+            .and_then(|all| all.get(LEADER_URL).cloned())
+            .unwrap_or_default(),
     }
 }
 

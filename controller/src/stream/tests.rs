@@ -137,8 +137,41 @@ fn answers_are_matched_and_a_refusal_stays_until_something_is_acknowledged() {
         Heard::Acknowledged(Type::Cluster)
     );
     assert!(stream.is_settled());
-    assert_eq!(stream.acknowledged(), Some(table.hash().as_str()));
+    assert_eq!(stream.applied(), Some(table.hash().as_str()));
     assert_eq!(stream.hear(&answer(&sent[0], None)), Heard::Stale);
+}
+
+#[test]
+fn a_client_runs_on_the_newest_state_whichever_types_changed_last() {
+    let (mut stream, mut table) = (Stream::default(), table());
+    for of in [Type::Cluster, Type::Assignment, Type::Listener] {
+        stream.hear(&request(of));
+    }
+    let settle = |stream: &mut Stream, table: &Table, revision| {
+        let sent = stream.say(table, revision, &Type::ALL);
+        for response in &sent {
+            let before = stream.applied().map(str::to_owned);
+            assert_ne!(before, Some(table.hash()), "not before the last answer");
+            stream.hear(&answer(response, None));
+        }
+        sent.len()
+    };
+    assert_eq!(settle(&mut stream, &table, 1), 3);
+    assert_eq!(stream.applied(), Some(table.hash().as_str()));
+    table.put(Type::Assignment, resource("Assignment", 2), 2);
+    assert_eq!(settle(&mut stream, &table, 2), 1);
+    assert_eq!(
+        stream.applied(),
+        Some(table.hash().as_str()),
+        "an endpoint only"
+    );
+    table.put(Type::Import, resource("elsewhere", 1), 3);
+    assert_eq!(settle(&mut stream, &table, 3), 0);
+    assert_eq!(
+        stream.applied(),
+        Some(table.hash().as_str()),
+        "nothing to this client"
+    );
 }
 
 #[test]

@@ -67,6 +67,7 @@ impl Hub {
         let config = HubConfig {
             client: cluster.client_as(identity::HUB_ACCOUNT).await?,
             listen: ([127, 0, 0, 1], 0).into(),
+            advertise: None,
             names: vec!["127.0.0.1".to_owned(), "localhost".to_owned()],
             tls: true,
             replica: "up".to_owned(),

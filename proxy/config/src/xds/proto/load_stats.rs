@@ -3,7 +3,7 @@
 //! Counters are deltas since the last report; what is in progress is a level. Ours besides: the
 //! state of the proxy and verdicts, in fields above 1000, which other servers skip.
 
-use prost::Message;
+use prost::{Enumeration, Message};
 
 use super::{
     Duration, Struct,
@@ -25,6 +25,52 @@ pub struct LoadStatsRequest {
     /// Ours: verdicts that changed since the last report; all of them in the first one.
     #[prost(message, repeated, tag = "1001")]
     pub verdicts: Vec<Verdict>,
+    /// Ours: between replicas of a hub only.
+    #[prost(message, optional, tag = "1002")]
+    pub handed: Option<Handed>,
+}
+
+/// What a replica of a hub hands on to the leader beside a report of one of its proxies, who is
+/// named by `node`.
+#[derive(Clone, PartialEq, Message)]
+pub struct Handed {
+    /// The proxy has its configuration stream at that replica.
+    #[prost(bool, tag = "1")]
+    pub connected: bool,
+    #[prost(string, tag = "2")]
+    pub version: String,
+    /// The hash acknowledged last.
+    #[prost(string, optional, tag = "3")]
+    pub applied: Option<String>,
+    /// Nothing of what was sent waits for an answer.
+    #[prost(bool, tag = "4")]
+    pub settled: bool,
+    #[prost(message, repeated, tag = "5")]
+    pub refused: Vec<HandedRefusal>,
+    /// What a message says besides.
+    #[prost(enumeration = "HandedReport", tag = "6")]
+    pub report: i32,
+}
+
+/// What of a report is in a message that is handed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub enum HandedReport {
+    /// None: the proxy has not reported yet, or its report is known.
+    None = 0,
+    /// All of it: it replaces what was known.
+    Whole = 1,
+    /// What changed.
+    Change = 2,
+}
+
+/// Something that a proxy refuses.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct HandedRefusal {
+    #[prost(string, tag = "1")]
+    pub resource: String,
+    #[prost(string, tag = "2")]
+    pub reason: String,
 }
 
 /// `LoadStatsResponse`: what to report.

@@ -1,0 +1,294 @@
+//! An API server with what a hub needs, and what members and users would write to it.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use fairlead_api::{
+    export::{ExportRecord, ExportRecordSpec},
+    labels,
+    mcs::ServicePort,
+    member::MemberCluster,
+    proxy::{PortRange, ProxyGroup, ProxyGroupSpec},
+    service::{FrontendSpec, MultiClusterService, MultiClusterServiceSpec, ServiceImportReference},
+};
+use fairlead_apiserver::{ApiServer, Handle, Security};
+use fairlead_controller::{hub::apply_manifest, identity};
+use fairlead_tests::real::RealServer;
+use k8s_openapi::{
+    api::{
+        authentication::v1::{TokenRequest, TokenRequestSpec},
+        core::v1::{Secret, ServiceAccount},
+        discovery::v1::EndpointSlice,
+    },
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{Patch, PatchParams, PostParams},
+    config::Kubeconfig,
+};
+use serde_json::json;
+
+/// An API server that outlives hubs.
+pub(crate) struct Store {
+    client: Client,
+    folder: tempfile::TempDir,
+    _server: Server,
+}
+
+#[allow(dead_code, reason = "held for as long as the store lives")]
+enum Server {
+    Embedded(ApiServer, Handle),
+    Real(RealServer),
+}
+
+impl Store {
+    /// The embedded one, and a real one where there is one.
+    pub(crate) async fn all() -> Vec<Self> {
+        let mut all = vec![Self::embedded().await];
+        if let Some(real) = RealServer::start_from_environment().await.unwrap() {
+            let kubeconfig = std::fs::read_to_string(real.kubeconfig()).unwrap();
+            let store = Self::new(real.client(), Server::Real(real));
+            store.prepare(&kubeconfig).await;
+            all.push(store);
+        }
+        all
+    }
+
+    /// The embedded one.
+    pub(crate) async fn embedded() -> Self {
+        let (store, kubeconfig) = Self::serving().await;
+        store.prepare(&kubeconfig).await;
+        store
+    }
+
+    /// The embedded one, without Fairlead's kinds.
+    pub(crate) async fn bare() -> Self {
+        let (store, kubeconfig) = Self::serving().await;
+        std::fs::write(store.kubeconfig(), kubeconfig).unwrap();
+        store
+    }
+
+    async fn serving() -> (Self, String) {
+        let server = ApiServer::builder().build().await.unwrap();
+        let client = server.client();
+        let addr = "127.0.0.1:0".parse().unwrap();
+        let handle = server.serve(addr, Security::Tls).await.unwrap();
+        let kubeconfig = handle.kubeconfig().to_owned();
+        (
+            Self::new(client, Server::Embedded(server, handle)),
+            kubeconfig,
+        )
+    }
+
+    fn new(client: Client, server: Server) -> Self {
+        Self {
+            client,
+            folder: tempfile::tempdir().unwrap(),
+            _server: server,
+        }
+    }
+
+    /// Kinds, the hub's rights, and a kubeconfig of its account.
+    async fn prepare(&self, admin: &str) {
+        let crds: Api<CustomResourceDefinition> = Api::all(self.client());
+        for crd in fairlead_api::crds() {
+            crds.create(&PostParams::default(), &crd).await.unwrap();
+        }
+        for crd in fairlead_api::crds() {
+            let name = crd.name_any();
+            eventually("an established CRD", async || {
+                let conditions = crds.get(&name).await.ok()?.status?.conditions?;
+                let mut conditions = conditions.iter();
+                let established =
+                    conditions.any(|one| one.type_ == "Established" && one.status == "True");
+                established.then_some(())
+            })
+            .await;
+        }
+        for manifest in identity::of_hub() {
+            apply_manifest(&self.client, &manifest).await.unwrap();
+        }
+        let accounts: Api<ServiceAccount> =
+            Api::namespaced(self.client(), labels::SYSTEM_NAMESPACE);
+        let request = TokenRequest {
+            spec: Some(TokenRequestSpec {
+                expiration_seconds: Some(3600),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let token = accounts
+            .create_token_request(identity::HUB_ACCOUNT, &PostParams::default(), &request)
+            .await
+            .unwrap();
+        let kubeconfig = Kubeconfig::from_yaml(admin).unwrap();
+        // JSON is YAML, and the type of a token refuses to be written.
+        let mut text = serde_json::to_value(&kubeconfig).unwrap();
+        let token = token.status.unwrap().token.unwrap();
+        for user in text["users"].as_array_mut().unwrap() {
+            user["user"] = json!({ "token": token });
+        }
+        std::fs::write(self.kubeconfig(), text.to_string()).unwrap();
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Of the hub's account.
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("kubeconfig")
+    }
+
+    /// Where the API server is.
+    pub(crate) fn url(&self) -> String {
+        let kubeconfig = Kubeconfig::read_from(self.kubeconfig()).unwrap();
+        let cluster = kubeconfig.clusters[0].cluster.clone().unwrap();
+        cluster.server.unwrap()
+    }
+
+    /// What hubs are checked against.
+    pub(crate) async fn bundle(&self) -> String {
+        let secrets: Api<Secret> = Api::namespaced(self.client(), labels::SYSTEM_NAMESPACE);
+        let secret = secrets.get("fairlead-hub-ca").await.unwrap();
+        String::from_utf8(secret.data.unwrap()["ca.crt"].0.clone()).unwrap()
+    }
+
+    /// Makes a member and waits until the leader has prepared it.
+    pub(crate) async fn member(&self, name: &str) {
+        let api: Api<MemberCluster> = Api::all(self.client());
+        let object = MemberCluster::new(name, Default::default());
+        api.create(&PostParams::default(), &object).await.unwrap();
+        eventually("a prepared member", async || {
+            let status = api.get(name).await.ok()?.status?;
+            fairlead_api::conditions::is_true(&status.conditions, "ReadyToJoin").then_some(())
+        })
+        .await;
+    }
+
+    /// `shop/web` of a member.
+    pub(crate) async fn exports(&self, member: &str, ips: &[&str]) {
+        let spec = ExportRecordSpec {
+            service_namespace: "shop".into(),
+            service_name: "web".into(),
+            ports: vec![ServicePort {
+                name: Some("http".into()),
+                port: 80,
+                ..Default::default()
+            }],
+            ip_families: vec!["IPv4".into()],
+            ..Default::default()
+        };
+        let record = ExportRecord::new(&labels::export_record_name("shop", "web"), spec);
+        let namespace = labels::member_namespace(member);
+        let records: Api<ExportRecord> = Api::namespaced(self.client(), &namespace);
+        records
+            .create(&PostParams::default(), &record)
+            .await
+            .unwrap();
+        self.replaces(member, ips).await;
+    }
+
+    /// Its endpoints are these now.
+    pub(crate) async fn replaces(&self, member: &str, ips: &[&str]) {
+        let namespace = labels::member_namespace(member);
+        let name = labels::slice_mirror_name("shop", "web", "s");
+        let endpoints = ips
+            .iter()
+            .map(|ip| json!({ "addresses": [ip], "conditions": { "ready": true } }));
+        let slice = json!({
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "name": name,
+                "labels": {
+                    labels::SERVICE_NAMESPACE: "shop",
+                    labels::SERVICE_NAME: "web",
+                    labels::MANAGED_BY: labels::MANAGER,
+                },
+            },
+            "addressType": "IPv4",
+            "endpoints": endpoints.collect::<Vec<_>>(),
+            "ports": [{ "name": "http", "protocol": "TCP", "port": 8080 }],
+        });
+        let slices: Api<EndpointSlice> = Api::namespaced(self.client(), &namespace);
+        let params = PatchParams::apply("test").force();
+        slices
+            .patch(&name, &params, &Patch::Apply(&slice))
+            .await
+            .unwrap();
+    }
+
+    /// `shop/web` at proxy group `edge`.
+    pub(crate) async fn serves(&self) {
+        let spec = ProxyGroupSpec {
+            addresses: vec!["192.0.2.1".into()],
+            port_range: PortRange {
+                first: 30_000,
+                last: 30_099,
+            },
+            ..Default::default()
+        };
+        let groups: Api<ProxyGroup> = Api::all(self.client());
+        let group = ProxyGroup::new("edge", spec);
+        groups.create(&PostParams::default(), &group).await.unwrap();
+        let spec = MultiClusterServiceSpec {
+            service_import: ServiceImportReference { name: "web".into() },
+            frontends: vec![FrontendSpec {
+                proxy_group: "edge".into(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let object = MultiClusterService::new("web", spec);
+        let services: Api<MultiClusterService> = Api::namespaced(self.client(), "shop");
+        eventually("namespace shop", async || {
+            services.create(&PostParams::default(), &object).await.ok()
+        })
+        .await;
+    }
+
+    /// Waits until the service's status says that member a has so many sessions.
+    pub(crate) async fn sessions(&self, expected: Option<i64>) {
+        let services: Api<MultiClusterService> = Api::namespaced(self.client(), "shop");
+        eventually(&format!("{expected:?} sessions"), async || {
+            let status = services.get("web").await.unwrap().status?;
+            (status.members.first()?.active_sessions == expected).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until these proxies are connected and run on what is published.
+    pub(crate) async fn in_sync(&self, proxies: &[&str]) {
+        let groups: Api<ProxyGroup> = Api::all(self.client());
+        let count = i32::try_from(proxies.len()).unwrap();
+        eventually("the proxies to be in sync", async || {
+            let status = groups.get("edge").await.unwrap().status?;
+            let names: Vec<&str> = status
+                .proxies
+                .iter()
+                .map(|proxy| proxy.id.as_str())
+                .collect();
+            (names == proxies && status.in_sync == count).then_some(())
+        })
+        .await;
+    }
+}
+
+/// A value that comes: within a minute, far more than ever needed.
+pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    for _ in 0..6000 {
+        if let Some(found) = look().await {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("waited a minute for {what}");
+}
