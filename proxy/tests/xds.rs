@@ -186,8 +186,7 @@ fn it_is_not_ready_before_it_knows_what_to_serve() {
             .page("/readyz")
             .contains("the control plane's first answer")
     });
-    let plane = Plane::start(addr);
-    plane.set(&snapshot(front, "", &[server.addr]));
+    let _plane = Plane::start_with(addr, &snapshot(front, "", &[server.addr]));
     wait("readiness", || {
         proxy.page("/readyz").starts_with("HTTP/1.0 200")
     });

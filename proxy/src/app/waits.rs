@@ -2,18 +2,22 @@
 
 use std::time::Duration;
 
+use fairlead_config::snapshot::Snapshot;
 use fairlead_runtime::{
     clock::Tick,
     ready::{Readiness, Token},
 };
 
-use crate::{control::Control, source::feed::Feed};
+use crate::{
+    control::Control,
+    source::{feed::Feed, xds::XdsSource},
+};
 
 /// Each wait, until it is over.
 pub(super) struct Waits {
     /// A first answer of every probe and of every look-up, or enough patience for it.
     first_round: Option<(Token, Tick)>,
-    /// Something to serve, or a word from the control plane that there is nothing.
+    /// Something to serve with all that it needs, or a word from the control plane that there is nothing.
     control_plane: Option<Token>,
     /// Sockets that an earlier process left, while a control plane may still ask for them.
     inherited_until: Option<Tick>,
@@ -47,8 +51,10 @@ impl Waits {
             }
         }
         if self.control_plane.is_some() {
-            let told = || feed.xds.as_ref().is_some_and(|xds| xds.has_told_all(now));
-            if !control.snapshot().frontends.is_empty() || told() {
+            let xds = feed.xds.as_ref();
+            let told = || xds.is_some_and(|xds| xds.has_told_all(now));
+            let waiting = || xds.is_some_and(XdsSource::is_waiting);
+            if (is_served(control.snapshot()) && !waiting()) || told() {
                 self.control_plane = None;
             }
         }
@@ -57,6 +63,13 @@ impl Waits {
             self.inherited_until = None;
         }
     }
+}
+
+/// Whether there is a frontend, and no frontend without its service.
+fn is_served(snapshot: &Snapshot) -> bool {
+    let mut frontends = snapshot.frontends.values();
+    !snapshot.frontends.is_empty()
+        && frontends.all(|frontend| snapshot.services.contains_key(&frontend.service))
 }
 
 /// How long readiness waits for probes.

@@ -233,6 +233,11 @@ impl Ads {
         self.decoder.waiting().map(ToString::to_string).collect()
     }
 
+    /// Whether there is such a service.
+    pub fn is_waiting(&self) -> bool {
+        self.decoder.waiting().next().is_some()
+    }
+
     fn judge(&self, kind: usize, resource: &Resource) -> Verdict {
         let new = envelope::stamp(resource);
         let Some(held) = self.held[kind].get(&resource.name) else {

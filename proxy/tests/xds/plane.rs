@@ -38,7 +38,7 @@ use tower::{Service, service_fn};
 pub(crate) struct Plane {
     pub(crate) addr: SocketAddr,
     shared: Arc<Shared>,
-    _runtime: tokio::runtime::Runtime,
+    runtime: tokio::runtime::Runtime,
 }
 
 struct Shared {
@@ -57,7 +57,13 @@ struct Heard {
 }
 
 impl Plane {
+    /// Listens, and knows of nothing: so it says when it is asked.
     pub(crate) fn start(addr: SocketAddr) -> Self {
+        Self::start_with(addr, &Snapshot::default())
+    }
+
+    /// Listens, with this to say from the start.
+    pub(crate) fn start_with(addr: SocketAddr, snapshot: &Snapshot) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -69,12 +75,14 @@ impl Plane {
             heard: Mutex::default(),
         });
         let listener = runtime.block_on(TcpListener::bind(addr)).unwrap();
-        runtime.spawn(accept(listener, shared.clone()));
-        Self {
+        let plane = Self {
             addr,
-            shared,
-            _runtime: runtime,
-        }
+            shared: shared.clone(),
+            runtime,
+        };
+        plane.set(snapshot);
+        plane.runtime.spawn(accept(listener, shared));
+        plane
     }
 
     /// Serves `snapshot` from now on.

@@ -132,6 +132,11 @@ impl XdsSource {
         link.connected && now - last >= Duration::from_secs(1)
     }
 
+    /// Whether endpoints of a service are still to come.
+    pub fn is_waiting(&self) -> bool {
+        self.shared.lock().ads.is_waiting()
+    }
+
     /// The highest `asOf` in force, with its epoch.
     pub fn stamp(&self) -> Stamp {
         self.shared.lock().ads.stamp()
