@@ -6,6 +6,7 @@ use super::index::{Rbac, Verdict};
 use super::rbac::{Action, PolicyRule, forbidden_message};
 use super::*;
 use crate::kinds::Lookup;
+use crate::store::{Change, Draft, Key, Store, Write};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -54,81 +55,43 @@ fn action<'a>(verb: &'a str, group: &'a str, resource: &'a str, name: &'a str) -
 
 #[test]
 fn rules_match_verbs_groups_resources_and_names() {
-    let table = [
-        (
-            rule(&[""], &["pods"], &["get"], &[]),
-            action("get", "", "pods", "a"),
-            true,
-        ),
-        (
-            rule(&[""], &["pods"], &["get"], &[]),
-            action("list", "", "pods", ""),
-            false,
-        ),
-        (
-            rule(&[""], &["pods"], &["get"], &[]),
-            action("get", "apps", "pods", "a"),
-            false,
-        ),
-        (
-            rule(&[""], &["pods"], &["get"], &[]),
-            action("get", "", "pods/log", "a"),
-            false,
-        ),
-        (
-            rule(&[""], &["pods/log"], &["get"], &[]),
-            action("get", "", "pods/log", "a"),
-            true,
-        ),
-        (
-            rule(&[""], &["pods/log"], &["get"], &[]),
-            action("get", "", "pods", "a"),
-            false,
-        ),
-        (
-            rule(&[""], &["*/scale"], &["get"], &[]),
-            action("get", "", "pods/scale", "a"),
-            true,
-        ),
-        (
-            rule(&[""], &["*/scale"], &["get"], &[]),
-            action("get", "", "scale", "a"),
-            false,
-        ),
-        (
-            rule(&["*"], &["*"], &["*"], &[]),
-            action("x", "y", "z/w", "a"),
-            true,
-        ),
-        (
-            rule(&[""], &["pods/*"], &["get"], &[]),
-            action("get", "", "pods/log", "a"),
-            false,
-        ),
-        (
-            rule(&[""], &["pods"], &["get"], &["a"]),
-            action("get", "", "pods", "a"),
-            true,
-        ),
-        (
-            rule(&[""], &["pods"], &["get"], &["a"]),
-            action("get", "", "pods", "b"),
-            false,
-        ),
-        (
-            rule(&[""], &["pods"], &["create"], &["a"]),
-            action("create", "", "pods", ""),
-            false,
-        ),
-        (
-            rule(&[], &["pods"], &["get"], &[]),
-            action("get", "", "pods", "a"),
-            false,
-        ),
-    ];
-    for (rule, action, wanted) in table {
+    // Of a rule its group, resource and verb; of a request its verb, group and resource.
+    for (of_rule, of_request, wanted) in [
+        (["", "pods", "get"], ["get", "", "pods"], true),
+        (["", "pods", "get"], ["list", "", "pods"], false),
+        (["", "pods", "get"], ["get", "apps", "pods"], false),
+        (["", "pods", "get"], ["get", "", "pods/log"], false),
+        (["", "pods/log", "get"], ["get", "", "pods/log"], true),
+        (["", "pods/log", "get"], ["get", "", "pods"], false),
+        (["", "*/scale", "get"], ["get", "", "pods/scale"], true),
+        (["", "*/scale", "get"], ["get", "", "scale"], false),
+        (["*", "*", "*"], ["x", "y", "z/w"], true),
+        (["", "pods/*", "get"], ["get", "", "pods/log"], false),
+    ] {
+        let [group, resource, verb] = of_rule;
+        let rule = rule(&[group], &[resource], &[verb], &[]);
+        let action = action(of_request[0], of_request[1], of_request[2], "a");
         assert_eq!(rule.allows(&action), wanted, "{rule:?} {action:?}");
     }
+    let nowhere = rule(&[], &["pods"], &["get"], &[]);
+    assert!(!nowhere.allows(&action("get", "", "pods", "a")));
+}
+
+#[test]
+fn a_rule_with_names_allows_nothing_without_one() {
+    for (verb, name, wanted) in [
+        ("get", "a", true),
+        ("get", "b", false),
+        ("create", "", false),
+    ] {
+        let rule = rule(&[""], &["pods"], &[verb], &["a"]);
+        let action = action(verb, "", "pods", name);
+        assert_eq!(rule.allows(&action), wanted, "{rule:?} {action:?}");
+    }
+}
+
+#[test]
+fn rules_match_urls_and_their_prefixes() {
     let urls = |url: &str| PolicyRule {
         verbs: vec!["get".into()],
         non_resource_urls: vec![url.into()],
@@ -346,88 +309,80 @@ fn escalation_is_measured_atom_by_atom() {
 
 #[test]
 fn an_index_that_followed_changes_equals_one_made_anew() {
-    use crate::store::{Change, Draft, Key, Store, Write};
     let store = Store::default();
-    let put = |resource: &str, namespace: &str, name: &str, object: Option<Value>| {
-        let table: std::sync::Arc<str> = format!("{resource}.rbac.authorization.k8s.io").into();
-        let key = Key::new(namespace, name);
-        let stored = store.read(&table, &key);
-        let draft = Draft::new(object.as_ref().unwrap_or(&Value::Null), Vec::new());
-        let change = if object.is_some() {
-            Change::Put(draft)
-        } else {
-            Change::Delete(draft)
-        };
-        let write = Write {
-            table,
-            key,
-            expected: stored.map(|stored| stored.revision()),
-            change,
-        };
-        futures::executor::block_on(store.commit(write)).unwrap();
-    };
     let objects = cluster();
-    let rbac = std::sync::Arc::new(Rbac::default());
-    let following = RbacAuthorizer::new(rbac, store.clone());
-    let agree = |step: &str| {
-        let anew = RbacAuthorizer::new(Default::default(), store.clone());
-        for user in ["bob", "ann", "eve", "system:serviceaccount:blue:robot"] {
-            let user = User::new(user, ["readers"]);
-            for (verb, namespace) in [
-                ("get", "blue"),
-                ("list", "blue"),
-                ("get", "red"),
-                ("get", ""),
-            ] {
-                let attributes = Attributes {
-                    user: &user,
-                    verb,
-                    group: "",
-                    resource: "pods",
-                    subresource: "",
-                    namespace,
-                    name: "x",
-                    path: "",
-                };
-                let (a, b) = (
-                    following.authorize(&attributes),
-                    anew.authorize(&attributes),
-                );
-                assert_eq!(a, b, "{step}: {} {verb} {namespace}", user.name);
-            }
-        }
-    };
+    let following = RbacAuthorizer::new(Default::default(), store.clone());
     let mut all = Vec::new();
     for (resource, list) in &objects.0 {
         for object in list {
-            let text = |key: &str| {
-                object["metadata"][key]
-                    .as_str()
-                    .unwrap_or_default()
-                    .to_owned()
-            };
-            all.push((*resource, text("namespace"), text("name")));
-            put(
-                resource,
-                &text("namespace"),
-                &text("name"),
-                Some(object.clone()),
-            );
-            agree("created");
+            let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default();
+            let key = Key::new(text("namespace"), text("name"));
+            put(&store, resource, &key, Some(object));
+            agree(&following, &store, "created");
+            all.push((*resource, key));
         }
     }
-    for (resource, namespace, name) in all {
+    for (resource, key) in all {
         if resource.ends_with("bindings") {
             let moved = json!({
-                "metadata": {"name": name, "namespace": namespace},
+                "metadata": {"name": key.name(), "namespace": key.namespace()},
                 "roleRef": {"kind": "ClusterRole", "name": "reader"},
                 "subjects": [{"kind": "User", "name": "ann"}],
             });
-            put(resource, &namespace, &name, Some(moved));
-            agree("changed");
+            put(&store, resource, &key, Some(&moved));
+            agree(&following, &store, "changed");
         }
-        put(resource, &namespace, &name, None);
-        agree("deleted");
+        put(&store, resource, &key, None);
+        agree(&following, &store, "deleted");
+    }
+}
+
+/// Creates, replaces or (`None`) deletes one of the objects that rights come from.
+fn put(store: &Store, resource: &str, key: &Key, object: Option<&Value>) {
+    let table: std::sync::Arc<str> = format!("{resource}.rbac.authorization.k8s.io").into();
+    let stored = store.read(&table, key);
+    let draft = Draft::new(object.unwrap_or(&Value::Null), Vec::new());
+    let change = if object.is_some() {
+        Change::Put(draft)
+    } else {
+        Change::Delete(draft)
+    };
+    let write = Write {
+        table,
+        key: key.clone(),
+        expected: stored.map(|stored| stored.revision()),
+        change,
+    };
+    futures::executor::block_on(store.commit(write)).unwrap();
+}
+
+/// Asks for every user the one that followed and a fresh one.
+fn agree(following: &RbacAuthorizer, store: &Store, step: &str) {
+    let anew = RbacAuthorizer::new(Default::default(), store.clone());
+    for user in ["bob", "ann", "eve", "system:serviceaccount:blue:robot"] {
+        let user = User::new(user, ["readers"]);
+        for (verb, namespace) in [
+            ("get", "blue"),
+            ("list", "blue"),
+            ("get", "red"),
+            ("get", ""),
+        ] {
+            let attributes = Attributes {
+                user: &user,
+                verb,
+                group: "",
+                resource: "pods",
+                subresource: "",
+                namespace,
+                name: "x",
+                path: "",
+            };
+            let (a, b) = (
+                following.authorize(&attributes),
+                anew.authorize(&attributes),
+            );
+            assert_eq!(a, b, "{step}: {} {verb} {namespace}", user.name);
+        }
     }
 }
 

@@ -3,12 +3,16 @@
 //! The graph holds only objects that have owners (and the uids they name), so a server without
 //! owner references pays nothing. It is fed every change in order; [`decide`] judges one object by
 //! the present state of its owners.
+//!
+//! Invariant: whenever the ground for a verdict changes, the object is looked at again. The ground
+//! of a dependent is its owners (they change, are marked, or go); that of an owner which waits is
+//! its dependents (they go, or no longer name it).
 
 use crate::kinds::metadata::{FOREGROUND, ORPHAN};
 use crate::kinds::value::list;
 use crate::store::Key;
 use serde_json::Value;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 /// Where an object is: its table and key.
@@ -33,6 +37,9 @@ pub(crate) struct Owner {
 pub(crate) struct Graph {
     owned: HashMap<Place, Vec<Owner>>,
     dependents: HashMap<String, BTreeSet<Place>>,
+    /// Uids of owners that are known to be gone, as long as an object names them: true even when
+    /// their kind is no longer served.
+    gone: HashSet<String>,
 }
 
 /// The present state of an owner.
@@ -67,37 +74,49 @@ pub(crate) enum Policy {
 // === impl Graph ===
 
 impl Graph {
-    /// Takes note of an object's owners. Answers whether they changed.
-    pub(crate) fn observe(&mut self, place: &Place, owners: Vec<Owner>) -> bool {
+    /// Takes note of an object's owners. `None`: they are as before; else those it had before that
+    /// it no longer names in the same way, who may have waited for that.
+    pub(crate) fn observe(&mut self, place: &Place, owners: Vec<Owner>) -> Option<Vec<Owner>> {
         let known = self.owned.get(place).map(Vec::as_slice).unwrap_or_default();
         if known == owners {
-            return false;
+            return None;
         }
-        self.forget(place);
-        if !owners.is_empty() {
-            for owner in &owners {
-                self.dependents
-                    .entry(owner.uid.clone())
-                    .or_default()
-                    .insert(place.clone());
+        // Entered before the old ones leave: what is known of an owner lasts while it is named.
+        for owner in &owners {
+            self.dependents
+                .entry(owner.uid.clone())
+                .or_default()
+                .insert(place.clone());
+        }
+        let mut freed = if owners.is_empty() {
+            self.owned.remove(place)
+        } else {
+            self.owned.insert(place.clone(), owners.clone())
+        }
+        .unwrap_or_default();
+        freed.retain(|owner| !owners.contains(owner));
+        for owner in &freed {
+            if !owners.iter().any(|kept| kept.uid == owner.uid) {
+                self.disown(place, &owner.uid);
             }
-            self.owned.insert(place.clone(), owners);
         }
-        true
+        Some(freed)
     }
 
     /// The object is gone. Answers the owners it had.
     pub(crate) fn forget(&mut self, place: &Place) -> Vec<Owner> {
-        let owners = self.owned.remove(place).unwrap_or_default();
-        for owner in &owners {
-            if let Some(places) = self.dependents.get_mut(&owner.uid) {
-                places.remove(place);
-                if places.is_empty() {
-                    self.dependents.remove(&owner.uid);
-                }
-            }
+        self.observe(place, Vec::new()).unwrap_or_default()
+    }
+
+    /// An object of this uid is gone, for ever.
+    pub(crate) fn bury(&mut self, uid: &str) {
+        if self.dependents.contains_key(uid) {
+            self.gone.insert(uid.to_owned());
         }
-        owners
+    }
+
+    pub(crate) fn is_gone(&self, uid: &str) -> bool {
+        self.gone.contains(uid)
     }
 
     pub(crate) fn dependents(&self, uid: &str) -> impl Iterator<Item = &Place> {
@@ -121,6 +140,17 @@ impl Graph {
     pub(crate) fn clear(&mut self) {
         self.owned.clear();
         self.dependents.clear();
+        self.gone.clear();
+    }
+
+    fn disown(&mut self, place: &Place, uid: &str) {
+        if let Some(places) = self.dependents.get_mut(uid) {
+            places.remove(place);
+            if places.is_empty() {
+                self.dependents.remove(uid);
+                self.gone.remove(uid);
+            }
+        }
     }
 }
 

@@ -1,10 +1,14 @@
 //! The task that runs a server's controllers.
+//!
+//! Everything is judged on the store's present state, and what a change makes doubtful is looked at
+//! again when the feed brings that change. A write that lost a race against another one is decided
+//! anew at once: the change that won may be none that is looked at.
 
-use super::garbage::{Graph, Owner, Place};
+use super::garbage::{Graph, Place};
 use super::{aggregation, garbage};
 use crate::core::Core;
 use crate::server::Controllers;
-use crate::store::{Event, Lost, Range};
+use crate::store::{Event, Feed, Key, Lost, Range};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -13,7 +17,7 @@ mod call;
 mod collect;
 mod namespace;
 
-use call::Caller;
+use call::{Caller, Raced};
 
 /// Runs the controllers that are switched on until `stop`.
 pub(crate) async fn run(
@@ -27,12 +31,14 @@ pub(crate) async fn run(
     }
     let mut manager = Manager {
         caller: Caller::new(Arc::clone(&core)),
+        feed: core.store.feed(core.store.revision()),
         core,
         switches,
         ca_pem,
         graph: Graph::default(),
         work: Work::default(),
         terminating: BTreeSet::new(),
+        strangers: BTreeSet::new(),
     };
     stop.run_until_cancelled(manager.run()).await;
 }
@@ -41,12 +47,16 @@ pub(crate) async fn run(
 struct Manager {
     core: Arc<Core>,
     caller: Caller,
+    /// What the graph and the sets below have yet to be told of.
+    feed: Feed,
     switches: Controllers,
     ca_pem: Arc<str>,
     graph: Graph,
     work: Work,
     /// Namespaces being deleted, looked at again whenever something in them goes.
     terminating: BTreeSet<String>,
+    /// Objects with an owner whose kind isn't served, looked at again when other kinds are.
+    strangers: BTreeSet<Place>,
 }
 
 /// What is to be looked at, each thing once.
@@ -57,6 +67,14 @@ struct Work {
     namespaces: BTreeSet<String>,
     furnish: BTreeSet<String>,
     aggregate: bool,
+}
+
+/// The next thing to do.
+enum Task {
+    Furnish(String),
+    Aggregate,
+    Collect(Place),
+    Empty(String),
 }
 
 // === impl Work ===
@@ -73,6 +91,20 @@ impl Work {
         self.queued.remove(&place);
         Some(place)
     }
+
+    /// Namespaces last: what is in them may be about to go by itself.
+    fn next(&mut self) -> Option<Task> {
+        if let Some(namespace) = self.furnish.pop_first() {
+            return Some(Task::Furnish(namespace));
+        }
+        if std::mem::take(&mut self.aggregate) {
+            return Some(Task::Aggregate);
+        }
+        if let Some(place) = self.next_object() {
+            return Some(Task::Collect(place));
+        }
+        self.namespaces.pop_first().map(Task::Empty)
+    }
 }
 
 // === impl Manager ===
@@ -80,17 +112,40 @@ impl Work {
 impl Manager {
     async fn run(&mut self) {
         loop {
-            let from = self.core.store.revision();
-            let mut feed = self.core.store.feed(from);
+            self.feed = self.core.store.feed(self.core.store.revision());
             self.load();
-            self.work_off().await;
             // Only a reader that was overrun has lost its place; it then lists again.
-            while let Ok(events) = feed.next().await {
-                for (table, event) in &events {
-                    self.observe(table, event);
-                }
-                self.work_off().await;
+            while self.follow().await.is_ok() {}
+        }
+    }
+
+    /// Does what there is to do, then waits for changes.
+    async fn follow(&mut self) -> Result<(), Lost> {
+        while let Some(task) = self.work.next() {
+            match task {
+                Task::Furnish(namespace) => self.furnish(&namespace).await,
+                Task::Aggregate => self.aggregate().await,
+                Task::Collect(place) => self.collect(&place).await?,
+                Task::Empty(namespace) => self.empty(&namespace).await,
             }
+        }
+        let changes = self.feed.next().await?;
+        self.observe_all(&changes);
+        Ok(())
+    }
+
+    /// Takes note of all changes up to a revision, which the store has reached.
+    fn catch_up(&mut self, revision: u64) -> Result<(), Lost> {
+        while self.feed.position() < revision {
+            let changes = self.feed.take()?;
+            self.observe_all(&changes);
+        }
+        Ok(())
+    }
+
+    fn observe_all(&mut self, changes: &[(Arc<str>, Event)]) {
+        for (table, event) in changes {
+            self.observe(table, event);
         }
     }
 
@@ -98,13 +153,14 @@ impl Manager {
     fn load(&mut self) {
         self.graph.clear();
         self.terminating.clear();
+        self.strangers.clear();
         self.work.aggregate = self.switches.cluster_roles;
         for resource in self.core.registry.all() {
             let listing: Result<_, Lost> =
                 self.core
                     .store
                     .list(&resource.table, &Range::default(), &|object| {
-                        &*resource.table == NAMESPACES || object.contains(OWNERS)
+                        &*resource.table == NAMESPACES || collect::concerns(object)
                     });
             for object in listing.into_iter().flat_map(|listing| listing.objects) {
                 let place = Place {
@@ -115,10 +171,8 @@ impl Manager {
                 if &*place.table == NAMESPACES {
                     self.observe_namespace(place.key.name(), &value, true);
                 }
-                if self.switches.garbage_collection
-                    && self.graph.observe(&place, Owner::parse_all(&value))
-                {
-                    self.work.object(place);
+                if self.switches.garbage_collection {
+                    self.observe_object(place, &value);
                 }
             }
         }
@@ -130,14 +184,17 @@ impl Manager {
             key: event.object.key().clone(),
         };
         let namespace = place.key.namespace();
-        if event.deleted && self.terminating.contains(namespace) {
+        if self.concerns_namespace(namespace, event) {
             self.work.namespaces.insert(namespace.to_owned());
         }
         match &**table {
             NAMESPACES => {
                 let name = place.key.name();
                 if event.deleted {
-                    self.terminating.remove(name);
+                    // One last look: something may have come in just before.
+                    if self.terminating.remove(name) {
+                        self.work.namespaces.insert(name.to_owned());
+                    }
                 } else {
                     let value = event.object.value(b"{");
                     self.observe_namespace(name, &value, event.previous.is_none());
@@ -154,11 +211,31 @@ impl Manager {
             "clusterroles.rbac.authorization.k8s.io" => {
                 self.work.aggregate = self.switches.cluster_roles
             }
+            DEFINITIONS => {
+                for place in std::mem::take(&mut self.strangers) {
+                    self.work.object(place);
+                }
+            }
             _ => {}
         }
         if self.switches.garbage_collection {
             self.observe_owners(place, event);
         }
+    }
+
+    /// Whether a change is one that a namespace which is being deleted waits for: something in it
+    /// goes, or came while the namespace went (a write that was admitted just before).
+    fn concerns_namespace(&self, namespace: &str, event: &Event) -> bool {
+        if !self.switches.namespaces || namespace.is_empty() {
+            return false;
+        }
+        let came = event.previous.is_none() && !event.deleted;
+        let going = self.terminating.contains(namespace);
+        let gone = || {
+            let key = Key::new("", namespace);
+            self.core.store.read(NAMESPACES, &key).is_none()
+        };
+        (event.deleted && going) || (came && (going || gone()))
     }
 
     fn observe_namespace(&mut self, name: &str, value: &serde_json::Value, new: bool) {
@@ -171,23 +248,8 @@ impl Manager {
         }
     }
 
-    async fn work_off(&mut self) {
-        for namespace in std::mem::take(&mut self.work.furnish) {
-            self.furnish(&namespace).await;
-        }
-        if std::mem::take(&mut self.work.aggregate) {
-            self.aggregate().await;
-        }
-        while let Some(place) = self.work.next_object() {
-            self.collect(&place).await;
-        }
-        for namespace in std::mem::take(&mut self.work.namespaces) {
-            self.empty(&namespace).await;
-        }
-    }
-
     /// Rewrites the ClusterRoles whose aggregated rules have changed.
-    async fn aggregate(&self) {
+    async fn aggregate(&mut self) {
         use crate::kinds::Lookup as _;
         let roles = self.core.list(aggregation::GROUP, "clusterroles", "");
         for role in &roles {
@@ -201,11 +263,14 @@ impl Manager {
             let rules = aggregation::aggregated(rule, &others);
             if role.get("rules").unwrap_or(&serde_json::Value::Null) != &rules {
                 let name = role["metadata"]["name"].as_str().unwrap_or_default();
-                self.caller.aggregate(name, &rules).await;
+                if self.caller.aggregate(name, &rules).await == Raced::Lost {
+                    self.work.aggregate = true;
+                }
             }
         }
     }
 }
 
 const NAMESPACES: &str = "namespaces";
+const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
 const OWNERS: &str = "\"ownerReferences\":";

@@ -115,47 +115,16 @@ fn additional(node: &Map<String, Value>) -> Option<Box<Schema>> {
 }
 
 fn checks(node: &Map<String, Value>) -> Option<Box<Checks>> {
-    const NAMES: [&str; 18] = [
-        "enum",
-        "minimum",
-        "maximum",
-        "exclusiveMinimum",
-        "exclusiveMaximum",
-        "multipleOf",
-        "minLength",
-        "maxLength",
-        "pattern",
-        "minItems",
-        "maxItems",
-        "uniqueItems",
-        "minProperties",
-        "maxProperties",
-        "allOf",
-        "anyOf",
-        "oneOf",
-        "not",
-    ];
-    if !NAMES.iter().any(|name| node.contains_key(*name)) {
+    if !CHECKS.iter().any(|name| node.contains_key(*name)) {
         return None;
     }
     let number = |key: &str| node.get(key).and_then(Value::as_f64);
     let count = |key: &str| node.get(key).and_then(Value::as_u64);
     let flag = |key: &str| node.get(key).and_then(Value::as_bool).unwrap_or_default();
-    let schemas = |key: &str| -> Vec<Schema> {
-        let list = node.get(key).and_then(Value::as_array);
-        list.into_iter()
-            .flatten()
-            .filter_map(Value::as_object)
-            .map(read)
-            .collect()
-    };
-    let pattern = text(node, "pattern");
+    let values = node.get("enum").and_then(Value::as_array);
+    let not = node.get("not").and_then(Value::as_object);
     Some(Box::new(Checks {
-        enumeration: node
-            .get("enum")
-            .and_then(Value::as_array)
-            .cloned()
-            .unwrap_or_default(),
+        enumeration: values.cloned().unwrap_or_default(),
         minimum: number("minimum"),
         exclusive_minimum: flag("exclusiveMinimum"),
         maximum: number("maximum"),
@@ -163,27 +132,60 @@ fn checks(node: &Map<String, Value>) -> Option<Box<Checks>> {
         multiple_of: number("multipleOf"),
         min_length: count("minLength"),
         max_length: count("maxLength"),
-        pattern: regex::Regex::new(pattern)
-            .ok()
-            .filter(|_| !pattern.is_empty())
-            .map(|regex| Pattern {
-                text: pattern.into(),
-                regex,
-            }),
+        pattern: pattern(text(node, "pattern")),
         min_items: count("minItems"),
         max_items: count("maxItems"),
         unique_items: flag("uniqueItems"),
         min_properties: count("minProperties"),
         max_properties: count("maxProperties"),
-        all_of: schemas("allOf"),
-        any_of: schemas("anyOf"),
-        one_of: schemas("oneOf"),
-        not: node
-            .get("not")
-            .and_then(Value::as_object)
-            .map(|node| Box::new(read(node))),
+        all_of: schemas(node, "allOf"),
+        any_of: schemas(node, "anyOf"),
+        one_of: schemas(node, "oneOf"),
+        not: not.map(|node| Box::new(read(node))),
         int_or_string: false,
     }))
+}
+
+/// The keys that [`checks`] reads.
+const CHECKS: [&str; 18] = [
+    "enum",
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "multipleOf",
+    "minLength",
+    "maxLength",
+    "pattern",
+    "minItems",
+    "maxItems",
+    "uniqueItems",
+    "minProperties",
+    "maxProperties",
+    "allOf",
+    "anyOf",
+    "oneOf",
+    "not",
+];
+
+fn schemas(node: &Map<String, Value>, key: &str) -> Vec<Schema> {
+    let list = node.get(key).and_then(Value::as_array);
+    list.into_iter()
+        .flatten()
+        .filter_map(Value::as_object)
+        .map(read)
+        .collect()
+}
+
+fn pattern(text: &str) -> Option<Pattern> {
+    if text.is_empty() {
+        return None;
+    }
+    let regex = regex::Regex::new(text).ok()?;
+    Some(Pattern {
+        text: text.into(),
+        regex,
+    })
 }
 
 fn text<'a>(node: &'a Map<String, Value>, key: &str) -> &'a str {

@@ -151,9 +151,9 @@ fn objects_are_pruned_and_defaulted_by_their_schema() {
     );
 }
 
-#[test]
-fn values_are_validated_with_the_reasons_and_fields_of_a_real_server() {
-    let custom = custom(json!({
+/// A kind with a field for each check.
+fn checked() -> Custom {
+    custom(json!({
         "type": "object", "required": ["name"],
         "properties": {
             "name": {"type": "string", "minLength": 2, "maxLength": 4, "pattern": "^[a-z]+$"},
@@ -168,83 +168,72 @@ fn values_are_validated_with_the_reasons_and_fields_of_a_real_server() {
             "one": {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "string"}},
                 "oneOf": [{"required": ["a"]}, {"required": ["b"]}]},
         },
-    }));
-    let cases = [
-        (json!({"name": "ab"}), vec![]),
-        (json!({}), vec![pair("FieldValueRequired", "spec.name")]),
+    }))
+}
+
+#[test]
+fn values_are_validated_with_the_reasons_and_fields_of_a_real_server() {
+    let custom = checked();
+    for (field, value, reason, at) in [
+        ("name", json!(1), "FieldValueTypeInvalid", "spec.name"),
+        ("name", json!("a"), "FieldValueInvalid", "spec.name"),
+        ("name", json!("abcde"), "FieldValueTooLong", "spec.name"),
+        ("name", json!("AB"), "FieldValueInvalid", "spec.name"),
+        ("size", json!("m"), "FieldValueNotSupported", "spec.size"),
+        ("count", json!(0), "FieldValueInvalid", "spec.count"),
+        ("count", json!(3), "FieldValueInvalid", "spec.count"),
+        ("port", json!(true), "FieldValueTypeInvalid", "spec.port"),
+        ("when", json!("now"), "FieldValueTypeInvalid", "spec.when"),
         (
-            json!({"name": 1}),
-            vec![pair("FieldValueTypeInvalid", "spec.name")],
+            "list",
+            json!([1, "2"]),
+            "FieldValueTypeInvalid",
+            "spec.list[1]",
+        ),
+        ("list", json!([1, 2, 3]), "FieldValueTooMany", "spec.list"),
+        (
+            "tags",
+            json!(["a", "b", "a"]),
+            "FieldValueDuplicate",
+            "spec.tags[2]",
         ),
         (
-            json!({"name": "a"}),
-            vec![pair("FieldValueInvalid", "spec.name")],
+            "rules",
+            json!([{"id": "x"}, {"id": "x"}]),
+            "FieldValueDuplicate",
+            "spec.rules[1]",
         ),
         (
-            json!({"name": "abcde"}),
-            vec![pair("FieldValueTooLong", "spec.name")],
+            "one",
+            json!({"a": "1", "b": "2"}),
+            "FieldValueInvalid",
+            "<nil>",
         ),
-        (
-            json!({"name": "AB"}),
-            vec![pair("FieldValueInvalid", "spec.name")],
-        ),
-        (
-            json!({"name": "ab", "size": "m"}),
-            vec![pair("FieldValueNotSupported", "spec.size")],
-        ),
-        (
-            json!({"name": "ab", "count": 0}),
-            vec![pair("FieldValueInvalid", "spec.count")],
-        ),
-        (
-            json!({"name": "ab", "count": 3}),
-            vec![pair("FieldValueInvalid", "spec.count")],
-        ),
-        (
-            json!({"name": "ab", "count": 1.5}),
-            vec![
-                pair("FieldValueTypeInvalid", "spec.count"),
-                pair("FieldValueInvalid", "<nil>"),
-                pair("FieldValueInvalid", "spec.count"),
-            ],
-        ),
-        (json!({"name": "ab", "port": "http"}), vec![]),
-        (
-            json!({"name": "ab", "port": true}),
-            vec![pair("FieldValueTypeInvalid", "spec.port")],
-        ),
-        (
-            json!({"name": "ab", "when": "now"}),
-            vec![pair("FieldValueTypeInvalid", "spec.when")],
-        ),
-        (
-            json!({"name": "ab", "list": [1, "2"]}),
-            vec![pair("FieldValueTypeInvalid", "spec.list[1]")],
-        ),
-        (
-            json!({"name": "ab", "list": [1, 2, 3]}),
-            vec![pair("FieldValueTooMany", "spec.list")],
-        ),
-        (
-            json!({"name": "ab", "tags": ["a", "b", "a"]}),
-            vec![pair("FieldValueDuplicate", "spec.tags[2]")],
-        ),
-        (
-            json!({"name": "ab", "rules": [{"id": "x"}, {"id": "x"}]}),
-            vec![pair("FieldValueDuplicate", "spec.rules[1]")],
-        ),
-        (
-            json!({"name": "ab", "one": {"a": "1", "b": "2"}}),
-            vec![pair("FieldValueInvalid", "<nil>")],
-        ),
-    ];
-    for (spec, expected) in cases {
-        assert_eq!(
-            faults(&custom, &widget(spec.clone()), None),
-            expected,
-            "{spec}"
-        );
+    ] {
+        let mut spec = json!({"name": "ab"});
+        spec[field] = value;
+        let found = faults(&custom, &widget(spec.clone()), None);
+        assert_eq!(found, [pair(reason, at)], "{spec}");
     }
+    let missing = faults(&custom, &widget(json!({})), None);
+    assert_eq!(missing, [pair("FieldValueRequired", "spec.name")]);
+    let fraction = faults(&custom, &widget(json!({"name": "ab", "count": 1.5})), None);
+    assert_eq!(
+        fraction,
+        [
+            pair("FieldValueTypeInvalid", "spec.count"),
+            pair("FieldValueInvalid", "<nil>"),
+            pair("FieldValueInvalid", "spec.count"),
+        ]
+    );
+    for good in [json!({"name": "ab"}), json!({"name": "ab", "port": "http"})] {
+        assert_eq!(faults(&custom, &widget(good), None), []);
+    }
+}
+
+#[test]
+fn faults_are_told_in_the_words_of_a_real_server() {
+    let custom = checked();
     let message = |spec: Value| custom.validate(&widget(spec), None, &[])[0].message.clone();
     assert_eq!(
         message(json!({"name": 1})),
@@ -393,77 +382,79 @@ fn a_good_definition_has_no_faults() {
 
 #[test]
 fn a_bad_definition_names_each_fault() {
-    let schema = "spec.validation.openAPIV3Schema.properties[spec]";
-    let at = |rest: &str| format!("{schema}{rest}");
-    let cases = [
-        (json!({}), pair("FieldValueRequired", &at(".type"))),
-        (
-            json!({"type": "array"}),
-            pair("FieldValueRequired", &at(".items")),
-        ),
-        (
-            json!({"type": "tuple"}),
-            pair("FieldValueNotSupported", &at(".type")),
-        ),
+    let rule = |rule: &str| json!([{"rule": rule}]);
+    for (spec, reason, at) in [
+        (json!({}), "FieldValueRequired", ".type"),
+        (json!({"type": "array"}), "FieldValueRequired", ".items"),
+        (json!({"type": "tuple"}), "FieldValueNotSupported", ".type"),
         (
             json!({"type": "object", "$ref": "#/x"}),
-            pair("FieldValueForbidden", &at(".$ref")),
+            "FieldValueForbidden",
+            ".$ref",
         ),
         (
-            json!({"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": {"type": "string"}}),
-            pair("FieldValueForbidden", &at(".additionalProperties")),
+            json!({"type": "object", "properties": {"a": {"type": "string"}},
+                "additionalProperties": {"type": "string"}}),
+            "FieldValueForbidden",
+            ".additionalProperties",
         ),
         (
             json!({"type": "object", "allOf": [{"type": "object"}]}),
-            pair("FieldValueForbidden", &at(".allOf[0].type")),
+            "FieldValueForbidden",
+            ".allOf[0].type",
         ),
         (
             json!({"type": "array", "items": {"type": "string"}, "uniqueItems": true}),
-            pair("FieldValueForbidden", &at(".uniqueItems")),
-        ),
-        (
-            json!({"type": "array", "x-kubernetes-list-type": "map", "items": {"type": "object"}}),
-            pair("FieldValueRequired", &at(".x-kubernetes-list-map-keys")),
-        ),
-        (
-            json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["a"],
-                "items": {"type": "object", "properties": {"a": {"type": "string"}}}}),
-            pair("FieldValueRequired", &at(".items.properties[a].default")),
+            "FieldValueForbidden",
+            ".uniqueItems",
         ),
         (
             json!({"type": "integer", "default": "x"}),
-            pair("FieldValueTypeInvalid", &at(".default")),
+            "FieldValueTypeInvalid",
+            ".default",
         ),
         (
-            json!({"type": "object", "x-kubernetes-validations": [{"rule": "self."}]}),
-            pair(
-                "FieldValueInvalid",
-                &at(".x-kubernetes-validations[0].rule"),
-            ),
+            json!({"type": "object", "x-kubernetes-validations": rule("self.")}),
+            "FieldValueInvalid",
+            ".x-kubernetes-validations[0].rule",
         ),
         (
-            json!({"type": "object", "x-kubernetes-validations": [{"rule": "other == 1"}]}),
-            pair(
-                "FieldValueInvalid",
-                &at(".x-kubernetes-validations[0].rule"),
-            ),
+            json!({"type": "object", "x-kubernetes-validations": rule("other == 1")}),
+            "FieldValueInvalid",
+            ".x-kubernetes-validations[0].rule",
         ),
         (
             json!({"type": "array", "items": {"type": "integer",
-                "x-kubernetes-validations": [{"rule": "self == oldSelf"}]}}),
-            pair(
-                "FieldValueInvalid",
-                &at(".items.x-kubernetes-validations[0].rule"),
-            ),
+                "x-kubernetes-validations": rule("self == oldSelf")}}),
+            "FieldValueInvalid",
+            ".items.x-kubernetes-validations[0].rule",
         ),
-    ];
-    for (spec, expected) in cases {
-        assert_eq!(
-            definition_faults(&definition(spec.clone())),
-            [expected],
-            "{spec}"
-        );
+    ] {
+        let found = definition_faults(&definition(spec.clone()));
+        assert_eq!(found, [pair(reason, &format!("{SPEC}{at}"))], "{spec}");
     }
+}
+
+#[test]
+fn a_map_list_needs_keys_that_each_item_has() {
+    let mut list =
+        json!({"type": "array", "x-kubernetes-list-type": "map", "items": {"type": "object"}});
+    let missing = pair(
+        "FieldValueRequired",
+        &format!("{SPEC}.x-kubernetes-list-map-keys"),
+    );
+    assert_eq!(definition_faults(&definition(list.clone())), [missing]);
+    list["x-kubernetes-list-map-keys"] = json!(["a"]);
+    list["items"]["properties"] = json!({"a": {"type": "string"}});
+    let optional = pair(
+        "FieldValueRequired",
+        &format!("{SPEC}.items.properties[a].default"),
+    );
+    assert_eq!(definition_faults(&definition(list)), [optional]);
+}
+
+#[test]
+fn faults_outside_of_the_schema_are_all_told_at_once() {
     let mut crd = definition(json!({"type": "object"}));
     crd["spec"]["group"] = json!("example");
     crd["spec"]["scope"] = json!("Everywhere");
@@ -597,3 +588,6 @@ mod laws {
         }
     }
 }
+
+/// Where the schema of `spec` is in a definition.
+const SPEC: &str = "spec.validation.openAPIV3Schema.properties[spec]";

@@ -26,6 +26,7 @@ impl Request<'_> {
     /// After an object was stored: CRDs change what is served.
     pub(super) async fn written(&self, stored: &Object) {
         if !self.is_definition() {
+            self.stored_instance(stored.key()).await;
             return;
         }
         let mut current = stored.value(&self.resource.head());
@@ -87,6 +88,27 @@ impl Request<'_> {
         if terminating && let Some(definition) = self.core.one(GROUP, DEFINITIONS, "", &custom.crd)
         {
             self.clear_definition(&definition).await;
+        }
+    }
+
+    /// An instance that was admitted while its CRD still lived, and stored when that was on its way
+    /// out or gone, goes too.
+    async fn stored_instance(&self, key: &Key) {
+        let resource = &self.resource;
+        let Some(custom) = &resource.custom else {
+            return;
+        };
+        let registry = &self.core.registry;
+        match registry.find(&resource.group, &resource.version, &resource.resource) {
+            None if self.core.one(GROUP, DEFINITIONS, "", &custom.crd).is_none() => {
+                self.delete_instance(resource, key).await;
+            }
+            Some(served) if served.custom.as_ref().is_some_and(|c| c.terminating) => {
+                if let Some(definition) = self.core.one(GROUP, DEFINITIONS, "", &custom.crd) {
+                    self.clear_definition(&definition).await;
+                }
+            }
+            _ => {}
         }
     }
 

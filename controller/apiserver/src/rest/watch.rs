@@ -77,39 +77,17 @@ impl Request<'_> {
             error_line(&error, &mut line);
             return Ok(raw(200, Syntax::Json, line));
         }
-        let bookmarks = self.query.flag("allowWatchBookmarks") == Some(true);
-        let scope = self.scope(&selection);
-        let range = self.range(&selection);
-        let store = &self.core.store;
-        let table = &self.resource.table;
-        let (watcher, phase) = match start {
-            Start::State { end_mark } => {
-                let (mut listing, watcher) =
-                    store.list_and_watch(table, &range, scope, &|object| selection.matches(object));
-                listing.objects.reverse();
-                let revision = listing.revision;
-                let phase = Phase::Initial {
-                    left: listing.objects,
-                    revision,
-                    end_mark,
-                };
-                (watcher, phase)
-            }
-            Start::Now | Start::After(_) => {
-                let from = match start {
-                    Start::After(revision) => revision,
-                    _ => store.revision(),
-                };
-                match store.watch(table, scope, from) {
-                    Ok(watcher) => (watcher, Phase::Live),
-                    // Once a watch is accepted, errors are events: clients list again on this one,
-                    // and only retry on a refused request.
-                    Err(lost) => {
-                        let mut line = Vec::new();
-                        error_line(&expired(lost), &mut line);
-                        return Ok(raw(200, Syntax::Json, line));
-                    }
-                }
+        if self.accept.syntax == Syntax::Yaml {
+            return Err(ApiError::not_streamable(&["application/json;stream=watch"]));
+        }
+        let (watcher, phase) = match self.open(&selection, start) {
+            Ok(opened) => opened,
+            // Once a watch is accepted, errors are events: clients list again on this one, and only
+            // retry on a refused request.
+            Err(lost) => {
+                let mut line = Vec::new();
+                error_line(&expired(lost), &mut line);
+                return Ok(raw(200, Syntax::Json, line));
             }
         };
         let now = Instant::now();
@@ -123,22 +101,40 @@ impl Request<'_> {
             selection,
             watcher,
             phase,
-            bookmarks,
+            bookmarks: self.query.flag("allowWatchBookmarks") == Some(true),
             next_bookmark: now + BOOKMARK_PERIOD,
             ends: now + self.watch_time()?,
             columns_sent: false,
         };
         let mut response = Response::new(Body::stream(session.stream()));
-        let kind = match self.accept.syntax {
-            Syntax::Json => http::HeaderValue::from_static("application/json"),
-            Syntax::Yaml => {
-                return Err(ApiError::not_streamable(&["application/json;stream=watch"]));
-            }
-        };
+        let kind = http::HeaderValue::from_static("application/json");
         response
             .headers_mut()
             .insert(http::header::CONTENT_TYPE, kind);
         Ok(response)
+    }
+
+    /// The position that a watch starts from, and what is to be sent first.
+    fn open(&self, selection: &Selection, start: Start) -> Result<(Watcher, Phase), Lost> {
+        let (store, table) = (&self.core.store, &self.resource.table);
+        let scope = self.scope(selection);
+        let from = match start {
+            Start::After(revision) => revision,
+            Start::Now => store.revision(),
+            Start::State { end_mark } => {
+                let range = self.range(selection);
+                let (mut listing, watcher) =
+                    store.list_and_watch(table, &range, scope, &|object| selection.matches(object));
+                listing.objects.reverse();
+                let phase = Phase::Initial {
+                    left: listing.objects,
+                    revision: listing.revision,
+                    end_mark,
+                };
+                return Ok((watcher, phase));
+            }
+        };
+        Ok((store.watch(table, scope, from)?, Phase::Live))
     }
 
     fn scope(&self, selection: &Selection) -> Scope {

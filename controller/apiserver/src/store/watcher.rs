@@ -191,7 +191,13 @@ impl Feed {
         }
     }
 
-    fn take(&mut self) -> Result<Vec<(Arc<str>, Event)>, Lost> {
+    /// All changes up to this revision were handed over.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// As [`Self::next`], without waiting.
+    pub fn take(&mut self) -> Result<Vec<(Arc<str>, Event)>, Lost> {
         let state = self.shared.state.read();
         let changed = |table: &Table| table.last > self.position;
         let mut events = Vec::new();

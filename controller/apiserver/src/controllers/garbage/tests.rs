@@ -69,18 +69,53 @@ fn the_graph_knows_dependents_and_blockers() {
         table: "t".into(),
         key: Key::new("blue", name),
     };
-    assert!(graph.observe(&place("x"), vec![owner("a"), owner("b")]));
-    assert!(
-        !graph.observe(&place("x"), vec![owner("a"), owner("b")]),
-        "unchanged"
-    );
-    assert!(graph.observe(&place("y"), vec![owner("a")]));
+    let (a, b) = (owner("a"), owner("b"));
+    let both = || vec![a.clone(), b.clone()];
+    assert_eq!(graph.observe(&place("x"), both()), Some(vec![]));
+    assert_eq!(graph.observe(&place("x"), both()), None, "unchanged");
+    assert_eq!(graph.observe(&place("y"), vec![a.clone()]), Some(vec![]));
     assert_eq!(graph.dependents("a").count(), 2);
     assert_eq!(graph.blockers("b"), [place("x")]);
     assert!(graph.blockers("a").is_empty());
-    assert!(graph.observe(&place("x"), vec![owner("a")]));
+    let freed = graph.observe(&place("x"), vec![a.clone()]);
+    assert_eq!(freed, Some(vec![b.clone()]), "it may have waited for that");
     assert_eq!(graph.dependents("b").count(), 0);
-    graph.forget(&place("x"));
-    graph.forget(&place("y"));
+    assert_eq!(graph.forget(&place("x")), std::slice::from_ref(&a));
+    assert_eq!(graph.forget(&place("y")), [a]);
     assert!(graph.is_empty() && graph.dependents.is_empty());
+}
+
+#[test]
+fn an_owner_that_no_longer_blocks_is_told_of_too() {
+    let mut graph = Graph::default();
+    let place = Place {
+        table: "t".into(),
+        key: Key::new("blue", "x"),
+    };
+    let lax = Owner {
+        blocks: false,
+        ..owner("b")
+    };
+    graph.observe(&place, vec![owner("b")]);
+    let freed = graph.observe(&place, vec![lax]);
+    assert_eq!(freed, Some(vec![owner("b")]));
+    assert!(graph.blockers("b").is_empty());
+    assert_eq!(graph.dependents("b").count(), 1);
+}
+
+#[test]
+fn the_dead_are_remembered_as_long_as_somebody_names_them() {
+    let mut graph = Graph::default();
+    let place = Place {
+        table: "t".into(),
+        key: Key::new("blue", "x"),
+    };
+    graph.bury("a");
+    assert!(!graph.is_gone("a"), "nobody names it");
+    graph.observe(&place, vec![owner("a")]);
+    graph.bury("a");
+    graph.observe(&place, vec![owner("a"), owner("b")]);
+    assert!(graph.is_gone("a"));
+    graph.forget(&place);
+    assert!(!graph.is_gone("a"));
 }

@@ -21,6 +21,15 @@ pub(super) struct Answer {
     pub(super) body: Value,
 }
 
+/// How a write ended that was decided on a state which others may have changed since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Raced {
+    /// It took place, or never can.
+    Won,
+    /// The object is another by now: read it and decide again.
+    Lost,
+}
+
 // === impl Caller ===
 
 impl Caller {
@@ -48,14 +57,14 @@ impl Caller {
     }
 
     /// Sets the rules of an aggregating ClusterRole.
-    pub(super) async fn aggregate(&self, name: &str, rules: &Value) {
+    pub(super) async fn aggregate(&self, name: &str, rules: &Value) -> Raced {
         let name = encode(name);
         let path = format!(
             "/apis/rbac.authorization.k8s.io/v1/clusterroles/{name}?fieldManager=clusterrole-aggregation-controller"
         );
         self.patch(&path, &json!({"rules": rules}))
             .await
-            .report("aggregate a ClusterRole");
+            .report("aggregate a ClusterRole")
     }
 
     async fn send(&self, method: Method, path: &str, content_type: &str, body: &Value) -> Answer {
@@ -102,9 +111,12 @@ impl Answer {
         self.code < 300
     }
 
-    /// Logs a failure that isn't the ordinary loss of a race.
-    pub(super) fn report(&self, what: &str) {
-        if !self.ok() && !matches!(self.code, 404 | 409) {
+    /// Whether another write came first. Logs any other failure, unless the object is gone.
+    pub(super) fn report(&self, what: &str) -> Raced {
+        if self.code == 409 {
+            return Raced::Lost;
+        }
+        if !self.ok() && self.code != 404 {
             let message = self.body["message"].as_str().unwrap_or_default();
             tracing::warn!(
                 code = self.code,
@@ -113,6 +125,7 @@ impl Answer {
                 "a controller could not do its work"
             );
         }
+        Raced::Won
     }
 }
 

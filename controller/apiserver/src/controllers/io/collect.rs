@@ -1,6 +1,6 @@
 //! Carries out what [`garbage`](crate::controllers::garbage) decides.
 
-use super::call::path;
+use super::call::{Raced, path};
 use super::{Manager, OWNERS};
 use crate::controllers::garbage::{
     Owner, OwnerState, Place, Policy, Verdict, decide, orphans_dependents, waits_for_dependents,
@@ -8,7 +8,7 @@ use crate::controllers::garbage::{
 use crate::kinds::metadata::{FOREGROUND, ORPHAN};
 use crate::kinds::value::list;
 use crate::resource::Resource;
-use crate::store::{Event, Key};
+use crate::store::{Event, Key, Lost, Object};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -16,71 +16,91 @@ impl Manager {
     /// Takes note of a change, and of what must be looked at because of it.
     pub(super) fn observe_owners(&mut self, place: Place, event: &Event) {
         if event.deleted {
-            for owner in self.graph.forget(&place) {
-                self.look_at_owner(&owner, place.key.namespace());
-            }
+            let freed = self.graph.forget(&place);
+            self.look_at_owners(&freed, place.key.namespace());
             if !self.graph.is_empty() {
                 let value = event.object.value(b"{");
-                self.look_at_dependents(value["metadata"]["uid"].as_str().unwrap_or_default());
+                let uid = value["metadata"]["uid"].as_str().unwrap_or_default();
+                self.graph.bury(uid);
+                self.look_at_dependents(uid);
             }
             return;
         }
-        let owned = event.object.contains(OWNERS);
         let was_owned = event
             .previous
             .as_ref()
             .is_some_and(|previous| previous.contains(OWNERS));
-        let finalized = event.object.contains(FOREGROUND) || event.object.contains("\"orphan\"");
-        if !owned && !was_owned && !finalized {
-            return;
+        if was_owned || concerns(&event.object) {
+            self.observe_object(place, &event.object.value(b"{"));
         }
-        let value = event.object.value(b"{");
-        let changed = self.graph.observe(&place, Owner::parse_all(&value));
-        let leaving = waits_for_dependents(&value) || orphans_dependents(&value);
-        if waits_for_dependents(&value) {
+    }
+
+    /// Takes note of an object that is there.
+    pub(super) fn observe_object(&mut self, place: Place, value: &Value) {
+        let freed = self.graph.observe(&place, Owner::parse_all(value));
+        let changed = freed.is_some();
+        // Who waited for this object may not have to any longer.
+        self.look_at_owners(&freed.unwrap_or_default(), place.key.namespace());
+        let waits = waits_for_dependents(value);
+        if waits {
             self.look_at_dependents(value["metadata"]["uid"].as_str().unwrap_or_default());
         }
-        if changed || leaving {
+        if changed || waits || orphans_dependents(value) {
             self.work.object(place);
         }
     }
 
     /// Judges one object and does what follows.
-    pub(super) async fn collect(&mut self, place: &Place) {
+    pub(super) async fn collect(&mut self, place: &Place) -> Result<(), Lost> {
+        self.strangers.remove(place);
         let Some(resource) = self.resource(place) else {
-            return;
+            return Ok(());
         };
         let Some(stored) = self.core.store.read(&place.table, &place.key) else {
-            return;
+            return Ok(());
         };
+        // Its dependents are judged by too: all that were there before its present state are known.
+        self.catch_up(stored.revision())?;
         let object = stored.value(&resource.head());
-        let uid = object["metadata"]["uid"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
-        if orphans_dependents(&object) {
-            self.orphan(&resource, place, &object, &uid).await;
-            return;
+        if self.act(&resource, place, &object).await == Raced::Lost {
+            // Somebody changed it in the meantime: what was decided no longer counts.
+            self.work.object(place.clone());
+            tokio::task::yield_now().await;
         }
-        if waits_for_dependents(&object) {
-            if self.graph.blockers(&uid).is_empty() {
-                self.remove_finalizer(&resource, place, &object, FOREGROUND)
-                    .await;
+        Ok(())
+    }
+
+    async fn act(&mut self, resource: &Resource, place: &Place, object: &Value) -> Raced {
+        let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
+        if orphans_dependents(object) {
+            return self.orphan(resource, place, object, uid).await;
+        }
+        if waits_for_dependents(object) {
+            if !self.graph.blockers(uid).is_empty() {
+                return Raced::Won;
             }
-            return;
+            return self
+                .remove_finalizer(resource, place, object, FOREGROUND)
+                .await;
         }
-        let owners: Vec<(Owner, OwnerState)> = Owner::parse_all(&object)
+        let owners: Vec<(Owner, OwnerState)> = Owner::parse_all(object)
             .into_iter()
             .map(|owner| {
                 let state = self.owner_state(&owner, place.key.namespace());
                 (owner, state)
             })
             .collect();
-        let has_dependents = self.graph.dependents(&uid).next().is_some();
-        match decide(&object, &owners, has_dependents) {
-            Verdict::Keep => {}
-            Verdict::Release(lost) => self.release(&resource, place, &object, &lost).await,
-            Verdict::Delete(policy) => self.delete(&resource, place, &object, policy).await,
+        if owners
+            .iter()
+            .any(|(_, state)| *state == OwnerState::Unknown)
+        {
+            self.strangers.insert(place.clone());
+        }
+        let has_dependents = self.graph.dependents(uid).next().is_some();
+        match decide(object, &owners, has_dependents) {
+            Verdict::Keep => Raced::Won,
+            Verdict::Release(lost) => self.release(resource, place, object, &lost).await,
+            Verdict::Delete(policy) => self.delete(resource, place, object, policy).await,
         }
     }
 
@@ -91,16 +111,21 @@ impl Manager {
         }
     }
 
-    fn look_at_owner(&mut self, owner: &Owner, namespace: &str) {
-        if let Some((resource, key)) = self.locate(owner, namespace) {
-            self.work.object(Place {
-                table: Arc::clone(&resource.table),
-                key,
-            });
+    fn look_at_owners(&mut self, owners: &[Owner], namespace: &str) {
+        for owner in owners {
+            if let Some((resource, key)) = self.locate(owner, namespace) {
+                self.work.object(Place {
+                    table: Arc::clone(&resource.table),
+                    key,
+                });
+            }
         }
     }
 
     fn owner_state(&self, owner: &Owner, namespace: &str) -> OwnerState {
+        if self.graph.is_gone(&owner.uid) {
+            return OwnerState::Gone;
+        }
         let Some((resource, key)) = self.locate(owner, namespace) else {
             return OwnerState::Unknown;
         };
@@ -142,7 +167,7 @@ impl Manager {
     }
 
     /// Leaves the dependents behind: takes the owner out of each, then its finalizer.
-    async fn orphan(&mut self, resource: &Resource, place: &Place, object: &Value, uid: &str) {
+    async fn orphan(&self, resource: &Resource, place: &Place, object: &Value, uid: &str) -> Raced {
         let dependents: Vec<Place> = self.graph.dependents(uid).cloned().collect();
         for dependent in dependents {
             let Some(resource) = self.resource(&dependent) else {
@@ -152,13 +177,23 @@ impl Manager {
                 continue;
             };
             let value = stored.value(&resource.head());
-            self.release(&resource, &dependent, &value, &[uid.to_owned()])
-                .await;
+            let lost = [uid.to_owned()];
+            let released = self.release(&resource, &dependent, &value, &lost).await;
+            if released == Raced::Lost {
+                // As long as one still names it, it must stay: else that one would go with it.
+                return released;
+            }
         }
-        self.remove_finalizer(resource, place, object, ORPHAN).await;
+        self.remove_finalizer(resource, place, object, ORPHAN).await
     }
 
-    async fn release(&self, resource: &Resource, place: &Place, object: &Value, lost: &[String]) {
+    async fn release(
+        &self,
+        resource: &Resource,
+        place: &Place,
+        object: &Value,
+        lost: &[String],
+    ) -> Raced {
         let meta = &object["metadata"];
         let kept: Vec<&Value> = list(meta, "ownerReferences")
             .iter()
@@ -176,7 +211,7 @@ impl Manager {
         self.caller
             .patch(&path, &patch)
             .await
-            .report("take owners out");
+            .report("take owners out")
     }
 
     async fn remove_finalizer(
@@ -185,7 +220,7 @@ impl Manager {
         place: &Place,
         object: &Value,
         name: &str,
-    ) {
+    ) -> Raced {
         let meta = &object["metadata"];
         let kept: Vec<&Value> = list(meta, "finalizers")
             .iter()
@@ -203,10 +238,16 @@ impl Manager {
         self.caller
             .patch(&path, &patch)
             .await
-            .report("remove a finalizer");
+            .report("remove a finalizer")
     }
 
-    async fn delete(&self, resource: &Resource, place: &Place, object: &Value, policy: Policy) {
+    async fn delete(
+        &self,
+        resource: &Resource,
+        place: &Place,
+        object: &Value,
+        policy: Policy,
+    ) -> Raced {
         let meta = &object["metadata"];
         let options = json!({
             "kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": policy.name(),
@@ -216,6 +257,12 @@ impl Manager {
         self.caller
             .delete(&path, &options)
             .await
-            .report("delete what lost its owner");
+            .report("delete what lost its owner")
     }
+}
+
+/// Whether the collector has to know of an object: it has owners, or is deleted in a way that the
+/// collector carries out. Cheap, and sometimes yes for one that isn't.
+pub(super) fn concerns(object: &Object) -> bool {
+    object.contains(OWNERS) || object.contains(FOREGROUND) || object.contains("\"orphan\"")
 }

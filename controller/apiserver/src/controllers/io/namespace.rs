@@ -1,7 +1,7 @@
 //! Furnishes new namespaces and empties those that are being deleted.
 
 use super::Manager;
-use super::call::path;
+use super::call::{Raced, path};
 use crate::clock::rfc3339;
 use crate::controllers::garbage::is_deleting;
 use crate::controllers::namespaces::{ROOT_CA, Remains, default_account, root_ca};
@@ -39,7 +39,7 @@ impl Manager {
         }
         let wanted = root_ca(&self.ca_pem);
         let path = format!("/api/v1/namespaces/{namespace}/configmaps");
-        match self.core.one("", "configmaps", namespace, ROOT_CA) {
+        let _: Raced = match self.core.one("", "configmaps", namespace, ROOT_CA) {
             None => self
                 .caller
                 .create(&path, &wanted)
@@ -50,23 +50,27 @@ impl Manager {
                 self.caller
                     .replace(&path, &wanted)
                     .await
-                    .report("restore the CA bundle");
+                    .report("restore the CA bundle")
             }
-            Some(_) => {}
-        }
+            Some(_) => Raced::Won,
+        };
     }
 
     /// Deletes what is in a namespace; once nothing is left, lets the namespace go.
     pub(super) async fn empty(&mut self, namespace: &str) {
+        let resources = self.namespaced();
         let Some(found) = self.core.one("", "namespaces", "", namespace) else {
             self.terminating.remove(namespace);
+            // What was admitted while the namespace still lived and stored when it was gone.
+            for resource in &resources {
+                self.delete_all(resource, namespace).await;
+            }
             return;
         };
         if !is_deleting(&found) {
             self.terminating.remove(namespace);
             return;
         }
-        let resources = self.namespaced();
         // Pods first: what runs may still need the rest.
         for pods in [true, false] {
             for resource in resources
@@ -80,10 +84,14 @@ impl Manager {
             }
         }
         let remains = self.remains(&resources, namespace, false);
-        if remains.is_empty() {
-            self.finalize(namespace, &found).await;
+        let told = if remains.is_empty() {
+            self.finalize(namespace, &found).await
         } else {
-            self.tell(namespace, &found, &remains).await;
+            self.tell(namespace, &found, &remains).await
+        };
+        if told == Raced::Lost {
+            self.work.namespaces.insert(namespace.to_owned());
+            tokio::task::yield_now().await;
         }
     }
 
@@ -106,7 +114,7 @@ impl Manager {
         }
     }
 
-    async fn finalize(&self, namespace: &str, found: &Value) {
+    async fn finalize(&self, namespace: &str, found: &Value) -> Raced {
         let mut object = found.clone();
         let kept: Vec<Value> = list(&found["spec"], "finalizers")
             .iter()
@@ -118,21 +126,22 @@ impl Manager {
         self.caller
             .replace(&path, &object)
             .await
-            .report("finalize a namespace");
+            .report("finalize a namespace")
     }
 
-    async fn tell(&self, namespace: &str, found: &Value, remains: &Remains) {
+    async fn tell(&self, namespace: &str, found: &Value, remains: &Remains) -> Raced {
         let now = rfc3339(self.core.now());
         let old = &found["status"]["conditions"];
         let conditions = remains.conditions(old, &now);
-        if *old != conditions {
-            let path = format!("/api/v1/namespaces/{namespace}/status");
-            let patch = json!({"status": {"phase": "Terminating", "conditions": conditions}});
-            self.caller
-                .patch(&path, &patch)
-                .await
-                .report("tell what a namespace waits for");
+        if *old == conditions {
+            return Raced::Won;
         }
+        let path = format!("/api/v1/namespaces/{namespace}/status");
+        let patch = json!({"status": {"phase": "Terminating", "conditions": conditions}});
+        self.caller
+            .patch(&path, &patch)
+            .await
+            .report("tell what a namespace waits for")
     }
 
     fn remains(&self, resources: &[Arc<Resource>], namespace: &str, pods_only: bool) -> Remains {

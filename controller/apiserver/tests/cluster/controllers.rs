@@ -1,65 +1,14 @@
-//! What every cluster does by itself: namespaces, accounts, garbage collection, aggregation, RBAC.
-
-#![allow(
-    clippy::unwrap_used,
-    reason = "in a test, what fails to unwrap is the finding"
-)]
-
-use std::time::Duration;
+//! The controllers: what a fresh cluster holds, namespaces, garbage collection, aggregation.
 
 use fairlead_apiserver::{ApiServer, Controllers};
-use k8s_openapi::api::authentication::v1::TokenReview;
-use k8s_openapi::api::authorization::v1::SelfSubjectAccessReview;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service, ServiceAccount};
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, PropagationPolicy};
-use kube::runtime::wait::{Condition, await_condition, conditions};
-use kube::{Api, Client, Error};
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use kube::{Api, Client};
+use serde_json::json;
 
-async fn server() -> ApiServer {
-    ApiServer::builder()
-        .build()
-        .await
-        .expect("a server without a data folder starts")
-}
-
-fn of<T: DeserializeOwned>(value: Value) -> T {
-    serde_json::from_value(value).expect("the value has the form of the kind")
-}
-
-async fn create<T>(api: &Api<T>, value: Value) -> T
-where
-    T: Clone + std::fmt::Debug + DeserializeOwned + serde::Serialize,
-{
-    api.create(&PostParams::default(), &of(value))
-        .await
-        .expect("the object is created")
-}
-
-async fn until<T>(api: &Api<T>, name: &str, condition: impl Condition<T>) -> Option<T>
-where
-    T: kube::Resource + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static,
-{
-    let waiting = await_condition(api.clone(), name, condition);
-    tokio::time::timeout(Duration::from_secs(20), waiting)
-        .await
-        .expect("the condition is met")
-        .expect("the watch goes on")
-}
-
-fn code(error: Error) -> u16 {
-    match error {
-        Error::Api(status) => status.code,
-        other => panic!("not an answer of the server: {other}"),
-    }
-}
-
-async fn namespace(client: &Client, name: &str) {
-    let api: Api<Namespace> = Api::all(client.clone());
-    create(&api, json!({"metadata": {"name": name}})).await;
-}
+use crate::support::{code, create, namespace, of, server, until};
 
 #[tokio::test]
 async fn a_fresh_server_has_what_every_cluster_has() {
@@ -396,166 +345,78 @@ async fn controllers_can_be_switched_off() {
 }
 
 #[tokio::test]
-async fn a_user_may_what_its_bindings_say() {
+async fn an_owner_that_waits_goes_when_a_shared_dependent_is_released() {
     let server = server().await;
-    let admin = server.client();
-    namespace(&admin, "blue").await;
-    let bob = server.client_as("bob", ["staff"]);
-    let secrets: Api<Secret> = Api::namespaced(bob.clone(), "blue");
-    let Err(Error::Api(refusal)) = secrets.list(&Default::default()).await else {
-        panic!("bob may not list")
+    let maps: Api<ConfigMap> = Api::namespaced(server.client(), "default");
+    let mut owners = Vec::new();
+    for name in ["first", "second"] {
+        let owner = create(&maps, json!({"metadata": {"name": name}})).await;
+        owners.push(json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": owner.metadata.uid,
+            "blockOwnerDeletion": true,
+        }));
+    }
+    let shared = json!({"metadata": {"name": "shared", "ownerReferences": owners}});
+    create(&maps, shared).await;
+    maps.delete("first", &DeleteParams::foreground())
+        .await
+        .unwrap();
+    until(&maps, "first", gone).await;
+    let left = maps.get("shared").await.unwrap().metadata.owner_references;
+    assert_eq!(left.unwrap()[0].name, "second");
+}
+
+#[tokio::test]
+async fn a_deletion_that_was_asked_for_before_a_restart_is_carried_out_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = async |controllers| {
+        let builder = ApiServer::builder().data_dir(folder.path()).durable(true);
+        builder.controllers(controllers).build().await.unwrap()
     };
-    assert_eq!(refusal.code, 403);
-    assert_eq!(
-        refusal.message,
-        "secrets is forbidden: User \"bob\" cannot list resource \"secrets\" in API group \"\" in \
-         the namespace \"blue\""
-    );
+    let server = start(Controllers::NONE).await;
+    let maps: Api<ConfigMap> = Api::namespaced(server.client(), "default");
+    for (name, params) in [
+        ("waits", DeleteParams::foreground()),
+        ("orphans", DeleteParams::orphan()),
+    ] {
+        create(&maps, json!({"metadata": {"name": name}})).await;
+        maps.delete(name, &params).await.unwrap();
+        assert!(maps.get(name).await.is_ok(), "nobody takes its finalizer");
+    }
+    server.shutdown().await;
+    let server = start(Controllers::ALL).await;
+    let maps: Api<ConfigMap> = Api::namespaced(server.client(), "default");
+    until(&maps, "waits", gone).await;
+    until(&maps, "orphans", gone).await;
+}
+
+#[tokio::test]
+async fn an_owner_of_a_kind_that_comes_later_is_looked_for_then() {
+    let server = server().await;
+    let client = server.client();
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "default");
+    let owner =
+        json!([{"apiVersion": "example.com/v1", "kind": "Widget", "name": "x", "uid": "u-9"}]);
     create(
-        &Api::<Role>::namespaced(admin.clone(), "blue"),
+        &maps,
+        json!({"metadata": {"name": "stray", "ownerReferences": owner}}),
+    )
+    .await;
+    let definitions: Api<CustomResourceDefinition> = Api::all(client);
+    create(
+        &definitions,
         json!({
-            "metadata": {"name": "reader"},
-            "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list"]}],
+            "metadata": {"name": "widgets.example.com"},
+            "spec": {
+                "group": "example.com", "scope": "Namespaced",
+                "names": {"plural": "widgets", "kind": "Widget"},
+                "versions": [{
+                    "name": "v1", "served": true, "storage": true,
+                    "schema": {"openAPIV3Schema": {"type": "object"}},
+                }],
+            },
         }),
     )
     .await;
-    create(&Api::<RoleBinding>::namespaced(admin.clone(), "blue"), json!({
-        "metadata": {"name": "staff"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader"},
-        "subjects": [{"kind": "Group", "name": "staff", "apiGroup": "rbac.authorization.k8s.io"}],
-    }))
-    .await;
-    secrets
-        .list(&Default::default())
-        .await
-        .expect("the binding counts at once");
-    let other: Api<Secret> = Api::namespaced(bob.clone(), "default");
-    assert_eq!(
-        code(other.list(&Default::default()).await.unwrap_err()),
-        403
-    );
-    let review: SelfSubjectAccessReview = of(json!({"spec": {"resourceAttributes": {
-        "namespace": "blue", "verb": "get", "resource": "secrets",
-    }}}));
-    let reviews: Api<SelfSubjectAccessReview> = Api::all(bob.clone());
-    let answer = reviews
-        .create(&PostParams::default(), &review)
-        .await
-        .unwrap();
-    let status = answer.status.unwrap();
-    assert!(status.allowed);
-    assert_eq!(
-        status.reason.as_deref(),
-        Some("RBAC: allowed by RoleBinding \"staff/blue\" of Role \"reader\" to Group \"staff\"")
-    );
-    // Nobody grants themselves more.
-    let roles: Api<Role> = Api::namespaced(bob, "blue");
-    let more = of(json!({"metadata": {"name": "more"}, "rules": [
-        {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]},
-    ]}));
-    assert_eq!(
-        code(
-            roles
-                .create(&PostParams::default(), &more)
-                .await
-                .unwrap_err()
-        ),
-        403
-    );
-}
-
-#[tokio::test]
-async fn an_issued_token_is_reviewed_until_its_account_goes() {
-    let server = server().await;
-    let client = server.client();
-    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "default");
-    create(&accounts, json!({"metadata": {"name": "robot"}})).await;
-    let request = of(json!({"spec": {"audiences": ["streams"], "expirationSeconds": 3600}}));
-    let issued = accounts
-        .create_token_request("robot", &PostParams::default(), &request)
-        .await
-        .unwrap();
-    let token = issued.status.unwrap().token.unwrap();
-    let reviews: Api<TokenReview> = Api::all(client);
-    let review = |token: &str| {
-        of::<TokenReview>(json!({"spec": {"token": token, "audiences": ["streams"]}}))
-    };
-    let status = reviews
-        .create(&PostParams::default(), &review(&token))
-        .await
-        .unwrap()
-        .status
-        .unwrap();
-    assert_eq!(status.authenticated, Some(true));
-    let user = status.user.unwrap();
-    assert_eq!(
-        user.username.as_deref(),
-        Some("system:serviceaccount:default:robot")
-    );
-    accounts
-        .delete("robot", &DeleteParams::default())
-        .await
-        .unwrap();
-    until(
-        &accounts,
-        "robot",
-        conditions::is_deleted(user.uid.as_deref().unwrap()),
-    )
-    .await;
-    let status = reviews
-        .create(&PostParams::default(), &review(&token))
-        .await
-        .unwrap()
-        .status
-        .unwrap();
-    assert_ne!(status.authenticated, Some(true));
-}
-
-#[tokio::test]
-async fn a_client_certificate_names_its_user_and_group() {
-    let server = server().await;
-    let addr = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    let listener = server
-        .serve(addr, fairlead_apiserver::Security::Tls)
-        .await
-        .unwrap();
-    let url: http::Uri = format!("https://{}", listener.addr()).parse().unwrap();
-    let who = async |user: &str, group: Option<&str>| {
-        let issued = server.client_certificate(user, group).unwrap();
-        let mut config = kube::Config::new(url.clone());
-        let ca = pem_body(server.ca_pem());
-        config.root_cert = Some(vec![ca]);
-        let encode = |text: &str| {
-            use base64::Engine as _;
-            base64::engine::general_purpose::STANDARD.encode(text)
-        };
-        config.auth_info.client_certificate_data = Some(encode(&issued.certificate));
-        config.auth_info.client_key_data = Some(encode(&issued.key).into());
-        Client::try_from(config).unwrap()
-    };
-    let admin = who("root", Some("system:masters")).await;
-    Api::<Secret>::all(admin)
-        .list(&Default::default())
-        .await
-        .expect("a master may");
-    let bob = who("bob", None).await;
-    let Err(Error::Api(refusal)) = Api::<Secret>::all(bob).list(&Default::default()).await else {
-        panic!("bob may not list")
-    };
-    assert!(
-        refusal.message.contains("User \"bob\" cannot list"),
-        "{}",
-        refusal.message
-    );
-}
-
-fn pem_body(pem: &str) -> Vec<u8> {
-    use base64::Engine as _;
-    let body: String = pem
-        .lines()
-        .filter(|line| !line.starts_with("-----"))
-        .collect();
-    base64::engine::general_purpose::STANDARD
-        .decode(body)
-        .unwrap()
+    until(&maps, "stray", gone).await;
 }

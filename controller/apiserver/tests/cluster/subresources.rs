@@ -1,45 +1,13 @@
 //! Subresources with a kind of their own: scale, eviction, binding.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "in a test, what fails to unwrap is the finding"
-)]
-
-use fairlead_apiserver::ApiServer;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::Client;
 use kube::api::{Api, EvictParams, Patch, PatchParams, PostParams};
-use kube::{Client, Error};
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-async fn server() -> ApiServer {
-    ApiServer::builder()
-        .build()
-        .await
-        .expect("a server without a data folder starts")
-}
-
-fn of<T: DeserializeOwned>(value: Value) -> T {
-    serde_json::from_value(value).expect("the value has the form of the kind")
-}
-
-async fn create<T>(api: &Api<T>, value: Value) -> T
-where
-    T: Clone + std::fmt::Debug + DeserializeOwned + serde::Serialize,
-{
-    api.create(&PostParams::default(), &of(value))
-        .await
-        .expect("the object is created")
-}
-
-fn status(error: Error) -> (u16, String) {
-    match error {
-        Error::Api(status) => (status.code, status.message.clone()),
-        other => panic!("not an answer of the server: {other}"),
-    }
-}
+use crate::support::{create, server, status, until};
 
 async fn deployment(client: Client) -> Api<Deployment> {
     let api: Api<Deployment> = Api::namespaced(client, "default");
@@ -107,12 +75,9 @@ async fn an_old_scale_is_refused() {
 }
 
 async fn running_pods(client: &Client, names: &[&str]) -> Api<Pod> {
-    let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> =
-        Api::namespaced(client.clone(), "default");
-    let there = |object: Option<&k8s_openapi::api::core::v1::ServiceAccount>| object.is_some();
-    kube::runtime::wait::await_condition(accounts, "default", there)
-        .await
-        .unwrap();
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "default");
+    let there = |object: Option<&ServiceAccount>| object.is_some();
+    until(&accounts, "default", there).await;
     let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
     for name in names {
         create(
