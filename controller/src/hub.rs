@@ -8,7 +8,7 @@
 //!
 //! Everything in this folder is a shell. What it decides, it decides by the pure modules beside it.
 
-mod access;
+pub(crate) mod access;
 mod engine;
 mod epoch;
 mod events;

@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 /// The agent's account in `fairlead-system`.
 pub const AGENT_ACCOUNT: &str = "fairlead-agent";
 
+/// The Service of the member's own proxies, in `fairlead-system`: its slices say where they are.
+pub const PROXY_SERVICE: &str = "fairlead-proxy";
+
 /// Namespace, account, ClusterRole and binding of a member's agent. With `pods`, it may list them.
 pub fn agent(pods: bool) -> Vec<Value> {
     let mut objects = identity(AGENT_ACCOUNT, &agent_rules());

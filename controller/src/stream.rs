@@ -141,6 +141,13 @@ impl Stream {
         responses
     }
 
+    /// The tables are others from now on: everything has to be looked at again.
+    pub fn start_over(&mut self) {
+        for subscription in self.types.values_mut() {
+            subscription.compare_all = true;
+        }
+    }
+
     /// Whether the client acknowledged everything it was sent.
     pub fn is_settled(&self) -> bool {
         let mut all = self.types.values();

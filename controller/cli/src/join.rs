@@ -261,6 +261,10 @@ async fn serve(
         properties_pods: options.properties_pods,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         clock: Clock::system(),
+        downward: options
+            .state
+            .as_deref()
+            .map(|state| credentials.downward(state)),
     });
     let outcome = tokio::select! {
         ended = credentials.keep() => ended.map_err(|error| anyhow::anyhow!("{error}")),

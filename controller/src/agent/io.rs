@@ -1,6 +1,6 @@
 //! The agent's shells: watches, the writer, the heartbeat and the report.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use fairlead_api::{export::ExportRecord, labels, mcs::v1beta1::ServiceExport};
 use fairlead_runtime::{
@@ -17,16 +17,26 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::{Api, Client};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch as watch_value};
 
-use super::{local::Kind, local::Object, workloads::Workload};
+use super::{local::Kind, local::Object, received::Received, workloads::Workload};
 
 pub mod credentials;
+mod disk;
 mod heartbeat;
+mod imports;
+mod relay;
+#[cfg(test)]
+mod tests;
+mod uplink;
 mod watch;
 mod write;
 
+use uplink::Shared;
+pub use uplink::Uplink;
 use watch::Watch;
+
+type Change = watch::Change<Kind, Object>;
 
 /// How an agent is set up.
 #[derive(Clone)]
@@ -43,17 +53,35 @@ pub struct AgentConfig {
     pub version: String,
     /// Monotonic time, and the wall clock beside it.
     pub clock: Clock,
+    /// What comes down from the hub; without it the agent only exports.
+    pub downward: Option<Downward>,
+}
+
+/// How an agent takes in what its hub decides.
+#[derive(Debug, Clone)]
+pub struct Downward {
+    /// The hub's streams.
+    pub uplink: Uplink,
+    /// The folder where what came down is kept; made when missing.
+    pub data: PathBuf,
+    /// Where the member's own proxies connect; nowhere if absent. Port 0 takes a free one.
+    pub listen: Option<SocketAddr>,
 }
 
 /// A running agent; it stops when dropped.
 pub struct AgentHandle {
     tasks: Tasks,
+    addr: watch_value::Receiver<Option<SocketAddr>>,
 }
 
 /// Starts an agent. It never gives up: what fails is tried again.
 pub fn run(config: AgentConfig) -> AgentHandle {
     let mut tasks = Tasks::new(config.clock.clone());
     let config = Arc::new(config);
+    let (bound, addr) = watch_value::channel(None);
+    if let Some(downward) = &config.downward {
+        take_in(&config, downward, bound, &mut tasks);
+    }
     let (changes, inbox) = mpsc::channel(CHANGES_MAX);
     watch_member(&config, &changes, &mut tasks);
     let namespace = labels::member_namespace(&config.member);
@@ -78,10 +106,37 @@ pub fn run(config: AgentConfig) -> AgentHandle {
     tasks.spawn("exports", write::run(config.clone(), inbox));
     tasks.spawn("heartbeat", heartbeat::renew(config.clone()));
     tasks.spawn("report", heartbeat::report(config));
-    AgentHandle { tasks }
+    AgentHandle { tasks, addr }
 }
 
-fn watch_member(config: &AgentConfig, changes: &mpsc::Sender<watch::Change>, tasks: &mut Tasks) {
+/// The downward half: stream and disk, imports, and the port for proxies.
+fn take_in(
+    config: &Arc<AgentConfig>,
+    downward: &Downward,
+    bound: watch_value::Sender<Option<SocketAddr>>,
+    tasks: &mut Tasks,
+) {
+    let mut received = Received::new(&config.member, &config.version);
+    let folder = downward.data.display();
+    if let Err(error) = disk::load(&downward.data, &mut received) {
+        let failure = format!("what came down cannot be kept in {folder}: {error}");
+        tasks.spawn("disk", async move { Err(failure.into()) });
+    }
+    let shared = Shared::new(received);
+    let saver = disk::Saver::new(&downward.data);
+    let uplink = downward.uplink.clone();
+    let link = uplink::run(uplink, shared.clone(), saver, config.clock.clone());
+    tasks.spawn("stream from the hub", link);
+    imports::start(config, &shared, tasks);
+    if let Some(listen) = downward.listen {
+        tasks.spawn(
+            "port for proxies",
+            relay::run(config.clone(), shared, listen, bound),
+        );
+    }
+}
+
+fn watch_member(config: &AgentConfig, changes: &mpsc::Sender<Change>, tasks: &mut Tasks) {
     let client = || config.local.clone();
     let service = |object| Object::Service(Box::new(object));
     let watch = Watch {
@@ -128,7 +183,7 @@ macro_rules! watch_workload {
     }};
 }
 
-fn watch_workloads(config: &AgentConfig, changes: &mpsc::Sender<watch::Change>, tasks: &mut Tasks) {
+fn watch_workloads(config: &AgentConfig, changes: &mpsc::Sender<Change>, tasks: &mut Tasks) {
     watch_workload!(config, changes, tasks, Deployment, "Deployment");
     watch_workload!(config, changes, tasks, StatefulSet, "StatefulSet");
     watch_workload!(config, changes, tasks, DaemonSet, "DaemonSet");
@@ -140,10 +195,24 @@ impl AgentHandle {
         self.tasks.next_exit().await
     }
 
+    /// Where the member's proxies connect, once the port is open; `None` where there is none.
+    pub async fn proxies_addr(&self) -> Option<SocketAddr> {
+        let mut addr = self.addr.clone();
+        let bound = addr.wait_for(Option::is_some).await;
+        bound.ok().and_then(|bound| *bound)
+    }
+
     /// Stops everything and waits until it has.
     pub async fn stop(self) {
         self.tasks.stop().await;
     }
+}
+
+/// Up to a quarter more or less, so that a fleet doesn't come back as one.
+fn jittered(delay: Duration) -> Duration {
+    use std::hash::{BuildHasher, RandomState};
+    let random = RandomState::new().hash_one(0_u8) % 512;
+    delay * (768 + u32::try_from(random).expect("below 512")) / 1024
 }
 
 impl AgentConfig {

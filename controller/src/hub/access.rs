@@ -1,4 +1,5 @@
-//! Who opens a stream: tokens reviewed by the hub's API server.
+//! Who opens a stream: tokens reviewed by an API server, the hub's or, for a member's proxies, the
+//! member's.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::{identity::Subject, time};
 
 /// Reviews the tokens of streams.
 #[derive(Clone)]
-pub(super) struct Access {
+pub(crate) struct Access {
     client: Client,
     clock: Clock,
     /// Streams without a token are taken for what they claim to be.
@@ -22,15 +23,15 @@ pub(super) struct Access {
 
 /// Who a stream is, and for how long.
 #[derive(Debug, Clone)]
-pub(super) struct Admitted {
+pub(crate) struct Admitted {
     /// `None`: whatever the node claims (a hub that trusts its clients).
-    pub(super) subject: Option<Subject>,
+    pub(crate) subject: Option<Subject>,
     /// The token's remaining life.
-    pub(super) life: Option<Duration>,
+    pub(crate) life: Option<Duration>,
 }
 
 impl Access {
-    pub(super) fn new(client: Client, clock: Clock, trusting: bool) -> Self {
+    pub(crate) fn new(client: Client, clock: Clock, trusting: bool) -> Self {
         Self {
             client,
             clock,
@@ -38,7 +39,7 @@ impl Access {
         }
     }
 
-    pub(super) async fn admit(&self, metadata: &MetadataMap) -> Result<Admitted, Status> {
+    pub(crate) async fn admit(&self, metadata: &MetadataMap) -> Result<Admitted, Status> {
         let header = metadata.get("authorization");
         let Some(header) = header else {
             if self.trusting {

@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     authority::Replica,
-    board::Type,
+    board::{Table, Type},
     fleet::{ProxyId, Source},
     identity::Subject,
     stream::{Heard, Stream},
@@ -80,6 +80,7 @@ impl Aggregated for Streams {
             stream: Stream::default(),
             to,
             proxy: None,
+            told: None,
         };
         self.tasks
             .spawn(connection.run(first, requests, admitted.life));
@@ -263,6 +264,8 @@ struct Connection {
     stream: Stream,
     to: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
     proxy: Option<ProxyId>,
+    /// An agent's: the group whose resources it was told.
+    told: Option<GroupName>,
 }
 
 impl Connection {
@@ -278,12 +281,8 @@ impl Connection {
         };
         self.streams.metrics.stream_opened(peer);
         self.enroll(first.node.as_ref());
-        if let Audience::Member(member) = &self.audience
-            && !self.streams.shared.groups.borrow().contains_key(member)
-        {
-            // Before the first answer, so that imports come with endpoints at once.
-            drop(self.streams.engine.send(Command::FullImports).await);
-        }
+        // Before the first answer, so that imports come with endpoints at once.
+        self.ask_for_endpoints().await;
         let reason = self.serve(first, requests, life).await;
         if let Some(status) = reason {
             drop(self.to.send(Err(status)).await);
@@ -303,6 +302,7 @@ impl Connection {
     ) -> Option<Status> {
         let mut revision = self.streams.shared.revision.clone();
         let mut members = self.streams.shared.members.clone();
+        let mut groups = self.streams.shared.groups.clone();
         let mut ready = self.streams.shared.ready.clone();
         let mut end = std::pin::pin!(sleep_for(life));
         // Before the first plan there is nothing to say, and "nothing" would be taken for an answer.
@@ -326,6 +326,10 @@ impl Connection {
                     _ => return None,
                 },
                 changed = revision.changed() => changed.err().map_or(Some(()), |_| None).map(drop)?,
+                changed = groups.changed() => {
+                    changed.ok()?;
+                    self.ask_for_endpoints().await;
+                }
                 changed = members.changed() => {
                     if changed.is_err() {
                         return None;
@@ -338,6 +342,16 @@ impl Connection {
                 }
                 () = &mut end => return Some(expired()),
             }
+        }
+    }
+
+    /// A member that no proxy serves is told endpoints, which the engine leaves out until somebody
+    /// wants them.
+    async fn ask_for_endpoints(&self) {
+        if let Audience::Member(member) = &self.audience
+            && !self.streams.shared.groups.borrow().contains_key(member)
+        {
+            drop(self.streams.engine.send(Command::FullImports).await);
         }
     }
 
@@ -404,10 +418,19 @@ impl Connection {
             },
             Audience::Member(member) => {
                 let group = self.streams.shared.groups.borrow().get(member).cloned();
+                if self.told != group {
+                    self.told.clone_from(&group);
+                    self.stream.start_over();
+                }
                 let imports = board.imports(group.is_none());
                 let mut responses = self.stream.say(imports, revision, &[Type::Import]);
-                if let Some(table) = group.and_then(|group| board.group(&group)) {
-                    responses.extend(self.stream.say(table, revision, &PROXY_TYPES));
+                // A member without a group is told so: it may have had one.
+                let none = Table::default();
+                let table = group.as_ref().and_then(|group| board.group(group));
+                let own = table.unwrap_or(&none);
+                responses.extend(self.stream.say(own, revision, &PROXY_TYPES));
+                for response in &mut responses {
+                    response.proxy_group = group.as_deref().unwrap_or_default().to_owned();
                 }
                 responses
             }

@@ -25,6 +25,7 @@ pub mod envelope;
 pub mod listeners;
 pub mod policy;
 pub mod proto;
+pub mod saved;
 pub mod service;
 
 #[cfg(test)]

@@ -35,11 +35,10 @@ use fairlead_config::{
 use fairlead_runtime::clock::Tick;
 
 mod io;
-pub mod saved;
-
 #[cfg(test)]
 pub(in crate::source) mod tests;
 
+pub use fairlead_config::xds::saved;
 pub(in crate::source) use io::channel;
 pub use io::{Link, Options, XdsSource, XdsStatus};
 

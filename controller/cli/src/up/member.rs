@@ -92,6 +92,7 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
         properties_pods: false,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         clock: Clock::system(),
+        downward: Some(credentials.downward(&options.folder)),
     });
     let mut keeper = JoinSet::new();
     keeper.spawn(credentials.keep());

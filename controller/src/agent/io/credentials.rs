@@ -30,6 +30,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
+use super::{Downward, Uplink};
 use crate::{
     agent::invitation::{CertificateRequest, Invitation},
     join::{Admission, ApiServer, JoinRequest, RenewRequest, Tokens},
@@ -140,6 +141,19 @@ impl Credentials {
     /// The file with what the hub is checked against.
     pub fn bundle(&self) -> PathBuf {
         self.folder.join("bundle.pem")
+    }
+
+    /// Streams with these credentials, what comes down kept in `data`, and no port for proxies.
+    pub fn downward(&self, data: &Path) -> Downward {
+        Downward {
+            uplink: Uplink {
+                server: format!("https://{}", self.hub),
+                bundle: Some(self.bundle()),
+                token: Some(self.xds_token()),
+            },
+            data: data.to_owned(),
+            listen: None,
+        }
     }
 
     /// Exchanges the certificate for fresh tokens.

@@ -11,35 +11,35 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use crate::agent::local::{Kind, Object};
-
 /// What a watch saw.
 #[derive(Debug)]
-pub(super) enum Change {
+pub(super) enum Change<T, O> {
     /// A whole list, from the start or after a break.
-    Reset(Kind, Vec<Object>),
+    Reset(T, Vec<O>),
     /// As it is now.
-    Apply(Object),
+    Apply(O),
     /// Gone.
-    Delete(Object),
+    Delete(O),
 }
 
-/// A watch that is to be run.
-pub(super) struct Watch<K, F> {
+/// A watch that is to be run: objects of type `K` as kind `T`, wrapped by `F`.
+pub(super) struct Watch<K, T, F> {
     pub(super) api: Api<K>,
-    pub(super) kind: Kind,
+    pub(super) kind: T,
     pub(super) selector: Option<String>,
     pub(super) wrap: F,
 }
 
-impl<K, F> Watch<K, F>
+impl<K, T, F, O> Watch<K, T, F>
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
-    F: Fn(K) -> Object + Send + 'static,
+    T: Clone + Debug + Send + 'static,
+    F: Fn(K) -> O + Send + 'static,
+    O: Send + 'static,
 {
     /// Runs until the writer is gone. A watch that breaks starts again with back-off, and what was
     /// known stays until the new list is whole.
-    pub(super) async fn run(self, changes: mpsc::Sender<Change>) -> Result<(), TaskError> {
+    pub(super) async fn run(self, changes: mpsc::Sender<Change<T, O>>) -> Result<(), TaskError> {
         let mut settings = watcher::Config::default();
         if let Some(selector) = &self.selector {
             settings = settings.labels(selector);

@@ -17,7 +17,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use super::{AgentConfig, REQUEST_TIMEOUT, watch::Change};
+use super::{AgentConfig, Change, REQUEST_TIMEOUT};
 use crate::agent::{
     exports::{self, Member, Write},
     local::{Key, Local, Object},

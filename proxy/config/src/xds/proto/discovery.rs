@@ -78,6 +78,10 @@ pub struct DeltaDiscoveryResponse {
     pub removed_resources: Vec<String>,
     #[prost(message, optional, tag = "7")]
     pub control_plane: Option<ControlPlane>,
+    /// Ours, to a member's agent: the group whose resources these are; empty where the member has
+    /// none.
+    #[prost(string, tag = "1000")]
+    pub proxy_group: String,
 }
 
 /// `Resource`: a resource with its name and version.

@@ -1,15 +1,16 @@
-//! The last good state as bytes.
+//! The last good state as bytes, for a client's disk.
 //!
 //! A line that names the form, the resources, and a SHA-256 of both: a file that was cut short or
-//! changed is not half-read but refused, and then the proxy waits for its control plane.
+//! changed is not half-read but refused, and then the client waits for its control plane.
 
 use std::sync::Arc;
 
-use fairlead_config::xds::proto::{
+use sha2::{Digest, Sha256};
+
+use super::proto::{
     Message,
     discovery::{Resource, SavedResource, SavedResources},
 };
-use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 
 /// Why a saved state can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,8 +39,8 @@ pub fn encode(resources: &[(&'static str, Arc<Resource>)]) -> Vec<u8> {
     };
     let mut bytes = FORM.as_bytes().to_vec();
     saved.encode(&mut bytes).expect("a vector grows");
-    let sum = digest(&SHA256, &bytes);
-    bytes.extend_from_slice(sum.as_ref());
+    let sum = Sha256::digest(&bytes);
+    bytes.extend_from_slice(&sum);
     bytes
 }
 
@@ -48,10 +49,10 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<(String, Resource)>, Unusable> {
     if !bytes.starts_with(FORM.as_bytes()) {
         return Err(Unusable::Form);
     }
-    let end = bytes.len().checked_sub(SHA256_OUTPUT_LEN);
+    let end = bytes.len().checked_sub(SUM_BYTES);
     let end = end.filter(|end| *end >= FORM.len());
     let (body, sum) = bytes.split_at(end.ok_or(Unusable::Checksum)?);
-    if digest(&SHA256, body).as_ref() != sum {
+    if Sha256::digest(body).as_slice() != sum {
         return Err(Unusable::Checksum);
     }
     let saved = SavedResources::decode(&body[FORM.len()..])
@@ -64,3 +65,5 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<(String, Resource)>, Unusable> {
 
 /// The first line.
 const FORM: &str = "fairlead resources 1\n";
+/// Of a SHA-256.
+const SUM_BYTES: usize = 32;

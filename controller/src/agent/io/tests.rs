@@ -1,0 +1,235 @@
+//! The whole agent against a hub and a member in this process, with the rights of its manifests.
+
+mod fixture;
+
+use fairlead_api::{conditions::find, mcs::v1beta1::ServiceImport};
+use fixture::{Fleet, eventually};
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+};
+use serde_json::json;
+
+use crate::agent::import::{SERVED, derived_name};
+
+fn web() -> (String, String) {
+    ("shop".into(), "web".into())
+}
+
+/// Addresses in the member's slices of `shop/web`, in order.
+async fn addresses(fleet: &Fleet) -> Vec<String> {
+    let slices = Api::<EndpointSlice>::namespaced(fleet.member.client(), "shop");
+    let ours = ListParams::default().labels("multicluster.kubernetes.io/service-name=web");
+    let all = slices.list(&ours).await.unwrap().items.into_iter();
+    let endpoints = all.flat_map(|slice| slice.endpoints.unwrap_or_default());
+    let mut found: Vec<String> = endpoints.map(|one| one.addresses[0].clone()).collect();
+    found.sort();
+    found
+}
+
+async fn import(fleet: &Fleet) -> Option<ServiceImport> {
+    let imports = Api::<ServiceImport>::namespaced(fleet.member.client(), "shop");
+    imports.get_opt("web").await.unwrap()
+}
+
+/// The import once it is served.
+async fn served(fleet: &Fleet) -> ServiceImport {
+    eventually("a served import", async || {
+        let import = import(fleet).await?;
+        let conditions = &import.status.as_ref()?.conditions;
+        (find(conditions, "Ready")?.status == "True").then_some(import)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_import_comes_with_its_namespace_is_put_right_when_edited_and_goes_with_its_exports() {
+    let fleet = Fleet::start().await;
+    fleet.exports("a", &["10.0.0.1", "10.0.0.2"]).await;
+    let agent = fleet.agent();
+    // Another import, which can be seen to be there, was told with the first.
+    fleet.namespace("other").await;
+    let all = Api::<ServiceImport>::all(fleet.member.client());
+    fleet.namespace("shop").await;
+    let import = served(&fleet).await;
+    let services = Api::<Service>::namespaced(fleet.member.client(), "shop");
+    let derived = services.get(&derived_name(&web())).await.unwrap();
+    let spec = derived.spec.clone().unwrap();
+    assert_eq!(Some(import.spec.ips.clone()), spec.cluster_ips);
+    assert_eq!(spec.ports.unwrap()[0].port, 80);
+    assert_eq!(addresses(&fleet).await, ["10.0.0.1", "10.0.0.2"]);
+    let status = import.status.clone().unwrap();
+    assert_eq!(status.clusters[0].cluster, "a");
+    assert_eq!(status.endpoint_slice_objects.as_deref(), Some("Present"));
+    assert_eq!(
+        all.list(&ListParams::default()).await.unwrap().items.len(),
+        1
+    );
+
+    let imports = Api::<ServiceImport>::namespaced(fleet.member.client(), "shop");
+    let edit = json!({
+        "metadata": { "labels": { "mine": "stays" } },
+        "spec": { "ips": ["192.0.2.7"] },
+    });
+    let params = PatchParams::default();
+    imports
+        .patch("web", &params, &Patch::Merge(&edit))
+        .await
+        .unwrap();
+    services
+        .delete(&derived.name_any(), &DeleteParams::default())
+        .await
+        .unwrap();
+    eventually(
+        "the edit put right, with the address of a new Service",
+        async || {
+            let import = imports.get("web").await.ok()?;
+            let service = services.get_opt(&derived.name_any()).await.ok()??;
+            let ips = service.spec?.cluster_ips?;
+            (import.spec.ips == ips && import.labels()["mine"] == "stays").then_some(())
+        },
+    )
+    .await;
+
+    fleet.withdraw("a").await;
+    eventually("everything gone", async || {
+        let gone = imports.get_opt("web").await.ok()?.is_none();
+        let service = services.get_opt(&derived.name_any()).await.ok()?.is_none();
+        (gone && service && addresses(&fleet).await.is_empty()).then_some(())
+    })
+    .await;
+    agent.stop().await;
+    fleet.stop().await;
+}
+
+#[tokio::test]
+async fn objects_of_others_stay_as_they_are_and_say_what_to_do() {
+    let fleet = Fleet::start().await;
+    fleet.namespace("shop").await;
+    let imports = Api::<ServiceImport>::namespaced(fleet.member.client(), "shop");
+    let theirs: ServiceImport = serde_json::from_value(json!({
+        "apiVersion": "multicluster.x-k8s.io/v1beta1", "kind": "ServiceImport",
+        "metadata": { "name": "web" },
+        "spec": { "type": "ClusterSetIP", "ports": [ { "port": 1 } ] },
+    }))
+    .unwrap();
+    let theirs = imports
+        .create(&PostParams::default(), &theirs)
+        .await
+        .unwrap();
+    let services = Api::<Service>::namespaced(fleet.member.client(), "shop");
+    let service: Service = serde_json::from_value(json!({
+        "metadata": { "name": derived_name(&web()) },
+        "spec": { "ports": [ { "port": 7 } ], "selector": { "app": "x" } },
+    }))
+    .unwrap();
+    let service = services
+        .create(&PostParams::default(), &service)
+        .await
+        .unwrap();
+    fleet.exports("a", &["10.0.0.1"]).await;
+    let agent = fleet.agent();
+    let noted = eventually("a note on their import", async || {
+        let import = imports.get("web").await.ok()?;
+        find(&import.status.as_ref()?.conditions, SERVED)?;
+        Some(import)
+    })
+    .await;
+    assert_eq!(noted.spec, theirs.spec);
+    imports
+        .delete("web", &DeleteParams::default())
+        .await
+        .unwrap();
+    let told = eventually("an import that says what is in its way", async || {
+        let import = imports.get("web").await.ok()?;
+        let ready = find(&import.status.as_ref()?.conditions, "Ready")?.clone();
+        (ready.reason == "DerivedNameTaken").then_some(ready.message)
+    })
+    .await;
+    assert!(told.contains("delete or rename it"), "{told}");
+    let now = services.get(&service.name_any()).await.unwrap();
+    assert_eq!(now.spec, service.spec);
+    assert!(addresses(&fleet).await.is_empty());
+    services
+        .delete(&service.name_any(), &DeleteParams::default())
+        .await
+        .unwrap();
+    served(&fleet).await;
+    agent.stop().await;
+    fleet.stop().await;
+}
+
+#[tokio::test]
+async fn a_restarted_agent_serves_imports_and_new_proxies_from_disk_while_the_hub_is_away() {
+    let mut fleet = Fleet::start().await;
+    fleet.namespace("shop").await;
+    fleet.exports("a", &["10.0.0.1"]).await;
+    fleet.own_proxies("b", "edge").await;
+    let agent = fleet.agent();
+    let token = fleet.proxy_token("edge", "fairlead-xds").await;
+    let addr = agent.proxies_addr().await.unwrap();
+    let mut proxy = fixture::Proxy::open(addr, &token).await.unwrap();
+    proxy
+        .until(|proxy| proxy.clusters.contains("shop/web:http"))
+        .await;
+    served(&fleet).await;
+    fleet.saved().await;
+    agent.stop().await;
+    fleet.hub_away().await;
+
+    let imports = Api::<ServiceImport>::namespaced(fleet.member.client(), "shop");
+    imports
+        .delete("web", &DeleteParams::default())
+        .await
+        .unwrap();
+    let agent = fleet.agent();
+    served(&fleet).await;
+    let addr = agent.proxies_addr().await.unwrap();
+    let mut fresh = fixture::Proxy::open(addr, &token).await.unwrap();
+    fresh
+        .until(|proxy| proxy.clusters.contains("shop/web:http"))
+        .await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn only_proxies_of_the_members_own_group_with_a_token_for_streams_are_served() {
+    let fleet = Fleet::start().await;
+    fleet.own_proxies("b", "edge").await;
+    let agent = fleet.agent();
+    let addr = agent.proxies_addr().await.unwrap();
+    let good = fleet.proxy_token("edge", "fairlead-xds").await;
+    let mut proxy = fixture::Proxy::open(addr, &good).await.unwrap();
+    proxy.until(|proxy| proxy.answered).await;
+    for (group, audience, code) in [
+        (
+            "edge",
+            "https://kubernetes.default.svc",
+            tonic::Code::Unauthenticated,
+        ),
+        ("other", "fairlead-xds", tonic::Code::PermissionDenied),
+    ] {
+        let token = fleet.proxy_token(group, audience).await;
+        let refused = fixture::Proxy::refused(addr, &token).await;
+        assert_eq!(refused.code(), code, "{group} {audience}: {refused}");
+    }
+    let agents = fleet
+        .token_of("fairlead-system", "fairlead-agent", "fairlead-xds")
+        .await;
+    let refused = fixture::Proxy::refused(addr, &agents).await;
+    assert_eq!(refused.code(), tonic::Code::PermissionDenied, "{refused}");
+    let refused = fixture::Proxy::refused(addr, "x.y.z").await;
+    assert_eq!(refused.code(), tonic::Code::Unauthenticated, "{refused}");
+    let named = fleet
+        .token_of("shop", "fairlead-proxy-edge", "fairlead-xds")
+        .await;
+    let refused = fixture::Proxy::refused(addr, &named).await;
+    assert_eq!(
+        refused.code(),
+        tonic::Code::PermissionDenied,
+        "an account of another namespace"
+    );
+    agent.stop().await;
+    fleet.stop().await;
+}
