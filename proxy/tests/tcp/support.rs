@@ -174,8 +174,8 @@ pub(crate) fn wait(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
         assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
-        // Leaves the processor to what is waited for.
-        std::thread::sleep(Duration::from_millis(1));
+        // Leaves the processor to what is waited for; nobody ever unparks this thread.
+        std::thread::park_timeout(Duration::from_millis(1));
     }
 }
 
