@@ -107,6 +107,8 @@ impl App {
         clock: Clock,
         mut inherited: Inheritance,
     ) -> anyhow::Result<Self> {
+        // Before anybody can see that this process runs, and put another binary in place.
+        let takers = Takers::new();
         let signals = Signals::listen().context("taking over signals")?;
         threads::raise_file_limit();
         let metrics = Metrics::new(settings.workers);
@@ -145,7 +147,7 @@ impl App {
         state_constants(&metrics, &clock);
         tracing::info!(workers = settings.workers, "serving");
         Ok(Self {
-            takers: Takers::new(),
+            takers,
             notifier: Notifier::from_env(),
             departure: Departure::new(settings.drain),
             flags,

@@ -36,6 +36,7 @@ use crate::{
     upgrade::{Inheritance, Offer, Parcel, wire::PARCEL_BYTES_MAX},
 };
 
+mod closing;
 pub mod drains;
 mod leaving;
 mod listeners;
@@ -59,6 +60,8 @@ pub struct Control {
     drains: Drains,
     names: Names,
     changes: u64,
+    /// Every listener is to close for good.
+    leaves: bool,
 }
 
 /// What it starts with.
@@ -102,6 +105,7 @@ impl Control {
             drains: Drains::default(),
             names: Names::new(seed),
             changes: 0,
+            leaves: false,
             fleet,
         }
     }
@@ -238,7 +242,8 @@ impl Control {
     pub fn next_deadline(&self) -> Option<Tick> {
         let health = self.directory.next_deadline(self.clock.now());
         let names = self.names.next_deadline();
-        let deadlines = [health, self.leaving.next_deadline(), names];
+        let closing = self.listeners.next_deadline();
+        let deadlines = [health, self.leaving.next_deadline(), names, closing];
         deadlines.into_iter().flatten().min()
     }
 
@@ -269,6 +274,12 @@ impl Control {
         let now = self.clock.now();
         self.directory.advance(now);
         self.note_changes();
+        let closed = self.listeners.advance(now);
+        if self.leaves && closed {
+            self.leaves = false;
+            self.fleet.drain(Queues::Empty);
+            self.listeners.forget();
+        }
     }
 
     /// Takes over what health says of live sessions.
@@ -306,10 +317,12 @@ impl Control {
         }
     }
 
-    /// Lets go of every listener, each after its queue is empty.
+    /// Lets go of every listener, each after its handshakes and its queue: [`Self::advance`] goes on
+    /// with that.
     pub fn close_listeners(&mut self) {
-        self.fleet.drain(Queues::Empty);
-        self.listeners.forget();
+        self.leaves = true;
+        self.listeners.begin_leaving(self.clock.now());
+        self.advance();
     }
 
     /// What a successor gets.
@@ -395,7 +408,8 @@ impl Control {
     }
 
     fn listen(&mut self) -> Vec<Problem> {
-        let problems = self.listeners.put(self.routes.bound());
+        let now = self.clock.now();
+        let problems = self.listeners.put(self.routes.bound(), now);
         let process = &self.fleet.metrics.process;
         process.frontends_bound.set(self.listeners.count() as i64);
         process.frontends_failed.set(self.listeners.failed() as i64);

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `datagram` | batches of datagrams, with packet info, GRO and GSO |
 //! | [`fdpass`] | descriptors over Unix sockets, and from a service manager |
+//! | `handshake` | what lies between a SYN and a listener's queue |
 //! | [`pipe`] | pipes for `splice(2)`, and the two halves of a splice |
 //! | [`poll`] | epoll, edge-triggered |
 //! | [`tcp`] | accept, connect, receive, send, options, the ways to close |
@@ -14,6 +15,7 @@
 
 pub(crate) mod datagram;
 pub mod fdpass;
+pub(crate) mod handshake;
 pub mod pipe;
 pub mod poll;
 pub mod tcp;

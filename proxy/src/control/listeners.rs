@@ -7,10 +7,16 @@ use std::{
 };
 
 use fairlead_config::{frontend::Protocol, problem::Problem};
+use fairlead_runtime::clock::Tick;
+
+use super::closing::Closing;
 
 use crate::{
     sockets::{Bind, Planned, io, plan},
-    sys::tcp::{self, Liveness},
+    sys::{
+        handshake,
+        tcp::{self, Liveness},
+    },
     tcp::{
         Fleet, FrozenFlow, Start,
         route::{Route, liveness},
@@ -25,6 +31,7 @@ pub(super) struct Listeners {
     fleet: Arc<Fleet>,
     fd_budget: usize,
     bound: BTreeMap<Bind, Bound>,
+    closing: Closing,
     failed: usize,
     next_id: u32,
     inherited: Inheritance,
@@ -34,7 +41,7 @@ pub(super) struct Listeners {
 }
 
 #[derive(Debug)]
-struct Bound {
+pub(super) struct Bound {
     liveness: Liveness,
     sockets: Vec<Listening>,
 }
@@ -55,6 +62,7 @@ impl Listeners {
             fleet,
             fd_budget,
             bound: BTreeMap::new(),
+            closing: Closing::default(),
             failed: 0,
             next_id: 0,
             inherited,
@@ -74,7 +82,11 @@ impl Listeners {
     }
 
     /// Makes the listeners what `routes` want; says what couldn't be had.
-    pub(super) fn put(&mut self, routes: impl Iterator<Item = Arc<Route>>) -> Vec<Problem> {
+    pub(super) fn put(
+        &mut self,
+        routes: impl Iterator<Item = Arc<Route>>,
+        now: Tick,
+    ) -> Vec<Problem> {
         let routes: Vec<Arc<Route>> = routes.collect();
         let frontends = routes.iter().map(|route| &*route.frontend);
         let plan = plan(frontends, self.fleet.threads(), self.fd_budget);
@@ -89,7 +101,7 @@ impl Listeners {
             .copied()
             .collect();
         for bind in gone {
-            self.close(bind);
+            self.close(bind, now);
         }
         let mut problems = Vec::new();
         for (bind, planned) in &plan.binds {
@@ -171,6 +183,34 @@ impl Listeners {
     /// Forgets all; the data threads close them.
     pub(super) fn forget(&mut self) {
         self.bound.clear();
+        self.closing = Closing::default();
+    }
+
+    /// Begins to close every TCP listener; [`Self::advance`] says when that is done. Sockets that a
+    /// service manager keeps go on taking connections, for the next process.
+    pub(super) fn begin_leaving(&mut self, now: Tick) {
+        if self.notifier.stores() {
+            return;
+        }
+        let binds: Vec<Bind> = self.bound.keys().copied().collect();
+        for bind in binds {
+            if bind.protocol == Protocol::Tcp {
+                self.close(bind, now);
+            }
+        }
+    }
+
+    /// Closes what nobody is in the handshake of any more; whether nothing is left to close.
+    pub(super) fn advance(&mut self, now: Tick) -> bool {
+        for bound in self.closing.advance(now, handshake::under_way) {
+            self.unlisten(bound);
+        }
+        self.closing.is_empty()
+    }
+
+    /// When [`Self::advance`] has something to do.
+    pub(super) fn next_deadline(&self) -> Option<Tick> {
+        self.closing.next_look()
     }
 
     fn put_one(
@@ -179,6 +219,12 @@ impl Listeners {
         planned: &Planned,
         liveness: &Liveness,
     ) -> Result<(), io::BindError> {
+        if let Some(back) = self.closing.take(bind) {
+            for listening in &back.sockets {
+                self.notifier.store(&row(bind), listening.socket.as_fd());
+            }
+            self.bound.insert(bind, back);
+        }
         if let Some(bound) = self.bound.get_mut(&bind) {
             if bind.protocol == Protocol::Tcp && bound.liveness != *liveness {
                 bound.liveness = *liveness;
@@ -207,6 +253,8 @@ impl Listeners {
             for ((place, socket), thread) in inherited.into_iter().zip(threads.cycle()) {
                 if bind.protocol == Protocol::Tcp {
                     let _set = tcp::set_liveness(&socket, liveness);
+                    // Whoever had it before may have stopped on its way out.
+                    let _admitted = handshake::admit(&socket);
                 }
                 let listening = self.listen(bind, thread, socket, start);
                 self.places.insert(place, (thread, listening.id));
@@ -227,26 +275,53 @@ impl Listeners {
         Listening { thread, id, socket }
     }
 
-    fn close(&mut self, bind: Bind) {
+    /// Closes an address: TCP listeners once nobody is in their handshake or queue.
+    fn close(&mut self, bind: Bind, now: Tick) {
         if let Some(bound) = self.bound.remove(&bind) {
             self.notifier.forget(&row(bind));
-            for listening in bound.sockets {
-                drop(listening.socket);
-                self.fleet.unlisten(listening.thread, listening.id);
+            match bind.protocol {
+                Protocol::Tcp => self.closing.begin(bind, bound, now),
+                Protocol::Udp => self.unlisten(bound),
             }
+        }
+    }
+
+    fn unlisten(&self, bound: Bound) {
+        for listening in bound.sockets {
+            drop(listening.socket);
+            self.fleet.unlisten(listening.thread, listening.id);
         }
     }
 
     /// Whether this process listens where `bind` would find itself: on the same port of a wildcard,
     /// or on any address of it.
     fn overlaps(&self, bind: Bind) -> bool {
-        self.bound.keys().any(|other| {
+        self.bound.keys().chain(self.closing.binds()).any(|other| {
             let same_port =
                 other.protocol == bind.protocol && other.addr.port() == bind.addr.port();
             let same_family = other.addr.is_ipv4() == bind.addr.is_ipv4();
             let wild = other.addr.ip().is_unspecified() || bind.addr.ip().is_unspecified();
             same_port && same_family && wild
         })
+    }
+}
+
+// === impl Bound ===
+
+impl Bound {
+    pub(super) fn sockets(&self) -> impl Iterator<Item = &OwnedFd> {
+        self.sockets.iter().map(|listening| &*listening.socket)
+    }
+
+    #[cfg(test)]
+    pub(super) fn empty() -> Self {
+        Self {
+            liveness: Liveness {
+                keepalive: None,
+                user_timeout: None,
+            },
+            sockets: Vec::new(),
+        }
     }
 }
 

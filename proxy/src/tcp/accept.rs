@@ -157,7 +157,7 @@ impl Worker {
         let down = Side::accepted(socket);
         let session = Session::new(client, local, accepted, Phase::Over);
         let key = self.sessions.insert_with(|_| session);
-        self.gauge.begin();
+        self.gauge.begin(accepted);
         self.thread().sessions_active.inc();
         let header = expected_header(&group, client);
         match (header, group.only()) {

@@ -27,7 +27,7 @@ impl Worker {
             return;
         };
         self.wheel.disarm(key.index);
-        self.gauge.end();
+        self.gauge.end(session.accepted);
         self.thread().sessions_active.dec();
         let mut traffic = Traffic::default();
         match std::mem::replace(&mut session.phase, Phase::Over) {

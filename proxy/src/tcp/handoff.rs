@@ -4,10 +4,10 @@
 //! land on one thread. A thread whose load exceeds the least loaded's by more than
 //! [`SLACK`] passes the connection it just accepted on, before it has registered it anywhere.
 //!
-//! The load is what will still be there in a moment: live sessions less as many as ended in the
-//! last tenth of a second, but never less than stayed throughout it. Long connections count from
-//! the first on; a storm of short ones counts for almost nothing, since by the time one of them
-//! was passed on, the imbalance that it was passed for is gone.
+//! The load is what will still be there in a moment: sessions older than a tenth of a second, and of
+//! the younger ones as many as exceed those that ended at such an age lately. Long connections
+//! count from the first on; a storm of short ones counts for almost nothing, since by the time one
+//! of them was passed on, the imbalance that it was passed for is gone.
 
 use std::{
     sync::atomic::{AtomicU32, Ordering::Relaxed},
@@ -29,15 +29,19 @@ struct Load(AtomicU32);
 /// How one thread computes its load.
 #[derive(Debug)]
 pub(crate) struct Gauge {
-    live: u32,
+    /// Live sessions that are older than both windows.
+    old: u32,
     window: Window,
     before: Window,
-    began: Tick,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+/// A stretch of time, up to the next one.
+#[derive(Debug, Clone, Copy)]
 struct Window {
-    least: u32,
+    start: Tick,
+    /// Live sessions that began in it.
+    begun: u32,
+    /// Sessions that ended in it, not older than it and the one before.
     ended: u32,
 }
 
@@ -77,51 +81,67 @@ impl Loads {
 impl Gauge {
     pub(crate) fn new(now: Tick) -> Self {
         Self {
-            live: 0,
-            window: Window::default(),
-            before: Window::default(),
-            began: now,
+            old: 0,
+            window: Window::new(now),
+            before: Window::new(now),
         }
     }
 
-    /// A session began.
-    pub(crate) fn begin(&mut self) {
-        self.live += 1;
+    /// A session began that was accepted then.
+    pub(crate) fn begin(&mut self, accepted: Tick) {
+        *self.of(accepted) += 1;
     }
 
-    /// A session ended.
-    pub(crate) fn end(&mut self) {
-        self.live -= 1;
-        self.window.ended += 1;
-        self.window.least = self.window.least.min(self.live);
+    /// A session ended that was accepted then.
+    pub(crate) fn end(&mut self, accepted: Tick) {
+        *self.of(accepted) -= 1;
+        self.window.ended += u32::from(accepted >= self.before.start);
     }
 
     /// Whether the load is all that lives, and will be without further events.
     pub(crate) fn is_settled(&self, load: u32) -> bool {
-        load == self.live
+        load == self.old + self.window.begun + self.before.begun
     }
 
     /// The load now.
     pub(crate) fn load(&mut self, now: Tick) -> u32 {
-        if now - self.began >= WINDOW {
-            // After a gap of more than a window nothing ended lately.
-            self.before = if now - self.began >= 2 * WINDOW {
-                Window {
-                    least: self.live,
-                    ended: 0,
-                }
-            } else {
-                self.window
-            };
-            self.window = Window {
-                least: self.live,
-                ended: 0,
-            };
-            self.began = now;
+        if now - self.window.start >= WINDOW {
+            self.old += self.before.begun;
+            self.before = self.window;
+            // After a gap of more than a window nothing is young, and nothing ended lately.
+            if now - self.before.start >= 2 * WINDOW {
+                self.old += self.before.begun;
+                self.before = Window::new(now);
+            }
+            self.window = Window::new(now);
         }
+        let young = self.window.begun + self.before.begun;
         let ended = self.window.ended + self.before.ended;
-        let stayed = self.window.least.min(self.before.least);
-        self.live.saturating_sub(ended).max(stayed)
+        self.old + young.saturating_sub(ended)
+    }
+
+    /// Where a session counts that was accepted then: the same place at its begin and its end, as
+    /// far as the windows have not moved on.
+    fn of(&mut self, accepted: Tick) -> &mut u32 {
+        if accepted >= self.window.start {
+            &mut self.window.begun
+        } else if accepted >= self.before.start {
+            &mut self.before.begun
+        } else {
+            &mut self.old
+        }
+    }
+}
+
+// === impl Window ===
+
+impl Window {
+    fn new(start: Tick) -> Self {
+        Self {
+            start,
+            begun: 0,
+            ended: 0,
+        }
     }
 }
 
@@ -143,7 +163,7 @@ mod tests {
         let mut gauge = Gauge::new(at(0));
         for expected in 1..=64 {
             assert_eq!(gauge.load(at(expected)), expected as u32 - 1);
-            gauge.begin();
+            gauge.begin(at(expected));
         }
     }
 
@@ -152,29 +172,70 @@ mod tests {
         let mut gauge = Gauge::new(at(0));
         for milli in 0..1000 {
             gauge.load(at(milli));
-            gauge.begin();
-            gauge.begin();
-            gauge.end();
-            gauge.end();
+            gauge.begin(at(milli));
+            gauge.begin(at(milli));
+            gauge.end(at(milli));
+            gauge.end(at(milli));
         }
         for _ in 0..8 {
-            gauge.begin();
+            gauge.begin(at(1000));
         }
         assert_eq!(gauge.load(at(1000)), 0);
+        assert!(!gauge.is_settled(0));
+        assert_eq!(gauge.load(at(1200)), 8, "they were long ones after all");
+        assert!(gauge.is_settled(8));
     }
 
     #[test]
     fn long_connections_count_also_among_short_ones() {
         let mut gauge = Gauge::new(at(0));
         for _ in 0..40 {
-            gauge.begin();
+            gauge.begin(at(0));
         }
         for milli in 0..1000 {
             gauge.load(at(milli));
-            gauge.begin();
-            gauge.end();
+            gauge.begin(at(milli));
+            gauge.end(at(milli));
         }
         assert_eq!(gauge.load(at(1000)), 40);
+        for _ in 0..40 {
+            gauge.end(at(0));
+        }
+        assert_eq!(gauge.load(at(1000)), 0);
+    }
+
+    /// 20,000 connections of 5 ms over four threads, 40 to 60 at a time, spread at random.
+    #[test]
+    fn hand_offs_stay_below_one_percent_of_short_connections() {
+        const LIFE: Duration = Duration::from_millis(5);
+        let loads = Loads::new(4);
+        let mut gauges: Vec<Gauge> = (0..4).map(|_| Gauge::new(at(0))).collect();
+        let mut published = [0_u32; 4];
+        let mut ends = std::collections::VecDeque::new();
+        let (mut passed, mut state) = (0, 1_u64);
+        for number in 0..20_000_u64 {
+            let now = Tick::from_start(Duration::from_micros(number * 100));
+            while ends.front().is_some_and(|(end, _)| *end <= now) {
+                let (end, thread): (Tick, usize) = ends.pop_front().unwrap();
+                gauges[thread].end(Tick(end.0 - LIFE.as_nanos() as u64));
+            }
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            let mut thread = (state >> 62) as usize;
+            let load = gauges[thread].load(now) + 1;
+            if let Some(other) = loads.relief(thread, load) {
+                passed += 1;
+                loads.adjust(other, -1);
+                thread = other;
+            }
+            gauges[thread].begin(now);
+            ends.push_back((now + LIFE, thread));
+            let load = gauges[thread].load(now);
+            loads.adjust(thread, load.cast_signed() - published[thread].cast_signed());
+            published[thread] = load;
+        }
+        assert!(passed < 200, "{passed} of 20,000");
     }
 
     #[test]

@@ -40,6 +40,11 @@ impl Notifier {
         }
     }
 
+    /// Whether it keeps sockets beyond the life of this process.
+    pub fn stores(&self) -> bool {
+        self.stores
+    }
+
     /// This process serves; after a hand-over the manager learns who that is now.
     pub fn ready(&self) {
         self.say(&format!("READY=1\nMAINPID={}\n", std::process::id()), &[]);

@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use fairlead_proxy::upgrade::{io::Channel, wire::Message};
+use fairlead_proxy::upgrade::wire::Message;
 
 use crate::{
     harness::{PROGRAM, Process},
@@ -112,12 +112,7 @@ fn flows_go_on_in_the_successor_from_the_same_ports() {
 async fn a_taker_that_crashes_while_it_takes_flows_leaves_them_with_the_old_one() {
     let rig = rig();
     for taken in [0, 1] {
-        let channel = Channel::find(&rig.path).unwrap().unwrap();
-        channel.send(&Message::hello(), &[]).await.unwrap();
-        let (begin, _) = channel.receive(PATIENCE, "begun").await.unwrap();
-        let Message::Begin { batches, .. } = begin else {
-            panic!("{begin:?}");
-        };
+        let (channel, batches) = crate::upgrade::welcomed(&rig.path).await;
         for batch in 0..batches {
             channel.receive(PATIENCE, "sent").await.unwrap();
             channel.send(&Message::Taken { batch }, &[]).await.unwrap();

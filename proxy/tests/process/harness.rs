@@ -37,9 +37,16 @@ impl Process {
             .arg("--config")
             .arg(self.path())
             .args(arguments)
-            .stderr(Stdio::null())
+            .stderr(Stdio::from(self.log()))
             .spawn()
             .unwrap()
+    }
+
+    /// Where all processes of this file tell what they do; shown when the test fails.
+    fn log(&self) -> std::fs::File {
+        let path = self.folder.path().join("stderr");
+        let mut options = std::fs::OpenOptions::new();
+        options.create(true).append(true).open(path).unwrap()
     }
 
     pub(crate) fn path(&self) -> PathBuf {
@@ -103,6 +110,10 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let told = std::fs::read_to_string(self.folder.path().join("stderr"));
+            eprintln!("{}", told.unwrap_or_default());
+        }
         self.child.kill().ok();
         self.child.wait().ok();
         self.end_successors();

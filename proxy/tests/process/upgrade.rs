@@ -21,7 +21,7 @@ use fairlead_proxy::{
 
 use crate::{
     harness::{Load, PROGRAM, Process},
-    support::{Server, exchange, file, wait},
+    support::{PATIENCE, Server, exchange, file, wait},
 };
 
 fn child_of(process: &Process) -> Option<u32> {
@@ -29,6 +29,19 @@ fn child_of(process: &Process) -> Option<u32> {
     let path = format!("/proc/{pid}/task/{pid}/children");
     let text = std::fs::read_to_string(path).ok()?;
     text.split_whitespace().next()?.parse().ok()
+}
+
+/// The processes that run with this one's file. A successor can't be found as a child: its parent
+/// may be gone before anybody looks.
+fn pids_with(process: &Process) -> Vec<u32> {
+    let file = process.path().display().to_string();
+    let entries = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| {
+        let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.contains(&file) && line.contains("fairlead-proxy")
+    })
+    .collect()
 }
 
 /// Before that a signal would end the process.
@@ -60,40 +73,30 @@ fn sigusr2_hands_over_five_times_under_load_and_fails_no_connection() {
     let mut process = Process::start(&file("", &[server.addr]), &["--workers", "2"]);
     let mut long = process.connect();
     exchange(&mut long, b"before").unwrap();
-    let mut first = true;
-    let mut successor: Option<u32> = None;
+    let mut known = vec![process.child.id()];
     let failed = Load::during(process.front, |load| {
-        for _ in 0..5 {
+        for round in 0..5 {
             load.wait_for(50);
-            let (pid, children) = match &successor {
-                None => (process.child.id(), child_of(&process)),
-                Some(pid) => (*pid, None),
-            };
-            assert_eq!(children, None);
+            let former = known[round];
             Command::new("kill")
-                .args(["-s", "USR2", &pid.to_string()])
+                .args(["-s", "USR2", &former.to_string()])
                 .status()
                 .unwrap();
-            let path = format!("/proc/{pid}/task/{pid}/children");
-            let mut child = None;
+            let mut successor = None;
             wait("a successor", || {
-                let text = std::fs::read_to_string(&path).unwrap_or_default();
-                child = text
-                    .split_whitespace()
-                    .next()
-                    .and_then(|pid| pid.parse().ok());
-                child.is_some()
+                let mut all = pids_with(&process).into_iter();
+                successor = all.find(|pid| !known.contains(pid));
+                successor.is_some()
             });
-            if first {
+            let successor = successor.unwrap();
+            if round > 0 {
                 // The first one still has the long session.
-                first = false;
-            } else {
                 wait("the former process to end", || {
-                    !Path::new(&format!("/proc/{pid}/exe")).exists()
+                    !Path::new(&format!("/proc/{former}/exe")).exists()
                 });
             }
-            successor = child;
-            wait("it to listen to signals", || hears_usr2(child.unwrap()));
+            known.push(successor);
+            wait("it to listen to signals", || hears_usr2(successor));
         }
         load.wait_for(50);
     });
@@ -204,23 +207,36 @@ fn own_port_conflict_is_expected(mut second: Child) {
     assert_eq!(status.unwrap().code(), Some(1));
 }
 
+/// A taker that was welcomed, and how many batches it gets. One is sent away as long as the process
+/// has not noticed that the one before has ended.
+pub(crate) async fn welcomed(path: &Path) -> (Channel, u32) {
+    let start = std::time::Instant::now();
+    loop {
+        let channel = Channel::find(path).unwrap().unwrap();
+        let begun = match channel.send(&Message::hello(), &[]).await {
+            Ok(()) => channel.receive(PATIENCE, "begun").await,
+            Err(error) => Err(error),
+        };
+        match begun {
+            Ok((Message::Begin { batches, .. }, _)) => return (channel, batches),
+            Ok((other, _)) => panic!("{other:?}"),
+            Err(error) => assert!(start.elapsed() < PATIENCE, "never welcomed: {error}"),
+        }
+    }
+}
+
 /// A taker that stops after `step` messages of its own.
 async fn stop_after(path: &Path, step: usize) {
-    let channel = Channel::find(path).unwrap().unwrap();
-    let patience = crate::support::PATIENCE;
     if step == 0 {
+        Channel::find(path).unwrap().unwrap();
         return;
     }
-    channel.send(&Message::hello(), &[]).await.unwrap();
+    let (channel, batches) = welcomed(path).await;
     if step == 1 {
         return;
     }
-    let (begin, _) = channel.receive(patience, "begun").await.unwrap();
-    let Message::Begin { batches, .. } = begin else {
-        panic!("{begin:?}");
-    };
     for batch in 0..batches {
-        channel.receive(patience, "sent").await.unwrap();
+        channel.receive(PATIENCE, "sent").await.unwrap();
         if step == 2 {
             return;
         }
@@ -259,10 +275,7 @@ async fn an_unknown_version_is_refused_with_both_versions_named() {
         build: "of the future".to_owned(),
     };
     channel.send(&hello, &[]).await.unwrap();
-    let (answer, _) = channel
-        .receive(crate::support::PATIENCE, "answered")
-        .await
-        .unwrap();
+    let (answer, _) = channel.receive(PATIENCE, "answered").await.unwrap();
     let Message::Refuse { reason } = answer else {
         panic!("{answer:?}");
     };
@@ -326,9 +339,7 @@ fn a_service_manager_hears_when_it_serves_and_keeps_its_sockets() {
     process.child.wait().unwrap();
     let ear = process.folder.path().join("notify");
     let manager = UnixDatagram::bind(&ear).unwrap();
-    manager
-        .set_read_timeout(Some(crate::support::PATIENCE))
-        .unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
     manager.set_nonblocking(true).unwrap();
     process.child = Command::new(PROGRAM)
         .arg("--config")

@@ -140,7 +140,10 @@ fn a_frontend_that_goes_away_lets_its_sessions_finish() {
     let moved = crate::support::free_addr();
     proxy.apply(&elsewhere.replace("127.0.0.1:0", &moved.to_string()));
     wait("the old listener to close", || {
-        std::net::TcpStream::connect(proxy.addr).is_err()
+        proxy.control.advance();
+        let soon = std::time::Duration::from_millis(20);
+        let client = std::net::TcpStream::connect_timeout(&proxy.addr, soon);
+        client.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
     });
     assert_eq!(exchange(&mut client, b"two").unwrap(), b"two");
     let mut new = std::net::TcpStream::connect(moved).unwrap();

@@ -37,17 +37,17 @@ fn short_connections_stay_where_they_were_accepted() {
     let server = Server::echo();
     let proxy = Proxy::start(4, &file("", &[server.addr]));
     std::thread::scope(|scope| {
-        for _ in 0..8 {
+        // Three at a time: on a machine so busy that each lasts for long, more would be long ones.
+        for _ in 0..3 {
             scope.spawn(|| {
-                for _ in 0..250 {
+                for _ in 0..700 {
                     exchange(&mut proxy.connect(), b"x").unwrap();
                 }
             });
         }
     });
-    proxy.wait_closed("m", Reason::Finished, 2000);
-    // A burst at the start, before anything has ended, may be spread.
-    assert!(passed(&proxy) < 20, "{} of 2000", passed(&proxy));
+    proxy.wait_closed("m", Reason::Finished, 2100);
+    assert!(passed(&proxy) < 21, "{} of 2100", passed(&proxy));
 }
 
 #[test]
