@@ -121,8 +121,8 @@ impl Worker {
     fn hand_or_take(&mut self, handed: Handed) {
         let mut handed = handed;
         if self.may_hand_over() {
-            let load = self.gauge.load(self.now) + 1;
-            if let Some(other) = self.fleet.loads.relief(self.index, load) {
+            self.publish_load();
+            if let Some(other) = self.fleet.loads.relief(self.index) {
                 let mailbox = &self.fleet.mailboxes[other];
                 self.fleet.in_transit.fetch_add(1, Relaxed);
                 match mailbox.offer(Command::Take(handed), HANDED_MAX) {

@@ -57,10 +57,12 @@ impl Loads {
         self.0[index].0.fetch_add(more.cast_unsigned(), Relaxed);
     }
 
-    /// The thread that should take a connection instead of thread `index` with its `load`. It
-    /// counts there at once; two threads never choose one by the same count of it.
-    pub(crate) fn relief(&self, index: usize, load: u32) -> Option<usize> {
+    /// The thread that should take a connection instead of thread `index`. It counts there at once;
+    /// two threads never choose one by the same count of it. What is on its way to thread `index`
+    /// counts as well: it may already be too much.
+    pub(crate) fn relief(&self, index: usize) -> Option<usize> {
         loop {
+            let load = self.0[index].0.load(Relaxed) + 1;
             let loads = self.0.iter().map(|load| load.0.load(Relaxed)).enumerate();
             let others = loads.filter(|(other, _)| *other != index);
             let (least, least_load) = others.min_by_key(|(_, load)| *load)?;
@@ -223,8 +225,10 @@ mod tests {
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1);
             let mut thread = (state >> 62) as usize;
-            let load = gauges[thread].load(now) + 1;
-            if let Some(other) = loads.relief(thread, load) {
+            let load = gauges[thread].load(now);
+            loads.adjust(thread, load.cast_signed() - published[thread].cast_signed());
+            published[thread] = load;
+            if let Some(other) = loads.relief(thread) {
                 passed += 1;
                 loads.adjust(other, -1);
                 thread = other;
@@ -241,14 +245,54 @@ mod tests {
     #[test]
     fn a_connection_is_passed_on_when_the_difference_exceeds_two() {
         let loads = Loads::new(3);
-        loads.adjust(0, 3);
+        loads.adjust(0, 2);
         loads.adjust(1, 2);
         loads.adjust(2, 1);
-        assert_eq!(loads.relief(0, 3), None);
-        assert_eq!(loads.relief(0, 4), Some(2));
-        assert_eq!(loads.relief(0, 4), None, "thread 2 has it already");
+        assert_eq!(loads.relief(0), None);
+        loads.adjust(0, 1);
+        assert_eq!(loads.relief(0), Some(2));
+        assert_eq!(loads.relief(0), None, "thread 2 has it already");
         loads.adjust(2, -1);
-        assert_eq!(loads.relief(0, 4), Some(2));
-        assert_eq!(Loads::new(1).relief(0, 100), None);
+        assert_eq!(loads.relief(0), Some(2));
+        assert_eq!(Loads::new(1).relief(0), None);
+    }
+
+    /// However connections are spread, and however late the threads take what was passed to them.
+    #[test]
+    fn threads_end_even_although_connections_are_under_way_between_them() {
+        for seed in 0..500_u64 {
+            let loads = Loads::new(8);
+            let mut live = [0_u32; 8];
+            let mut under_way = Vec::new();
+            let mut state = seed;
+            let mut random = |below: u64| {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                (state >> 33) % below
+            };
+            for _ in 0..64 {
+                // Half of the threads get nearly all.
+                let among = if random(10) > 0 { 4 } else { 8 };
+                let thread = random(among) as usize;
+                if let Some(other) = loads.relief(thread) {
+                    under_way.push(other);
+                } else {
+                    loads.adjust(thread, 1);
+                    live[thread] += 1;
+                }
+                while random(3) == 0 && !under_way.is_empty() {
+                    let index = random(under_way.len() as u64) as usize;
+                    live[under_way.swap_remove(index)] += 1;
+                }
+            }
+            for thread in under_way {
+                live[thread] += 1;
+            }
+            assert!(
+                live.iter().all(|live| (6..=10).contains(live)),
+                "seed {seed}: {live:?}"
+            );
+        }
     }
 }
