@@ -10,6 +10,7 @@
 //! | [`import`] | which ServiceImports, derived Services and slices there should be |
 //! | [`invitation`] | how a cluster is invited |
 //! | [`report`] | versions, properties and capacity |
+//! | [`restored`] | whether the hub's store is still the same |
 //! | [`io`] | watches, writers, the heartbeat, the stream from the hub, the port for proxies |
 //!
 //! The agent dials out to the hub only, and touches nothing there but its own namespace. When the
@@ -24,6 +25,7 @@ pub mod io;
 pub mod local;
 pub mod received;
 pub mod report;
+pub mod restored;
 pub mod workloads;
 
 pub use io::{AgentConfig, AgentHandle, Downward, Uplink, credentials::Credentials, run};

@@ -127,9 +127,10 @@ impl Board {
         &self.epoch
     }
 
-    /// Another epoch has begun: what is decided from now on is stamped with it.
-    pub fn set_epoch(&mut self, epoch: String) {
+    /// Another epoch has begun, in a store at `as_of`: what is decided from now on is stamped with it.
+    pub fn begin(&mut self, epoch: String, as_of: u64) {
         self.epoch = epoch;
+        self.as_of = as_of;
     }
 
     /// The resourceVersion that the last plan was decided at.

@@ -40,7 +40,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use engine::Shared;
+pub use engine::{Phase, Shared};
 pub use identities::apply as apply_manifest;
 pub use metrics::Metrics;
 pub use pages::View;
@@ -48,6 +48,7 @@ pub use pages::View;
 use crate::{
     authority::{self, Authority},
     board::Board,
+    epoch::{Epoch, Life},
     fleet::Fleet,
     join::{ApiServer, io::Registrar},
     leader,
@@ -184,7 +185,7 @@ pub async fn run(config: HubConfig) -> Result<Handle, HubError> {
 /// What was found out before anything was started.
 struct Begin {
     addr: SocketAddr,
-    epoch: String,
+    epoch: Epoch,
     /// The API server's resourceVersion.
     base: u64,
 }
@@ -219,14 +220,9 @@ fn start(
         events: &announcer,
         begin: &begin,
     };
-    let (shared, commands) = engine.start(&mut tasks);
-    engine.serve(
-        listener,
-        (&shared, commands),
-        identity.as_ref(),
-        &mut tasks,
-        &doors,
-    );
+    let running = engine.start(&mut tasks);
+    let shared = running.shared.clone();
+    engine.serve(listener, running, identity.as_ref(), &mut tasks, &doors);
     let authority = identity.as_ref().map(|identity| identity.authority.clone());
     if let Some(identity) = identity {
         tasks.spawn("certificates", endless(identity.keep(config.clone(), addr)));
@@ -257,11 +253,13 @@ struct Ground<'g> {
 }
 
 impl Ground<'_> {
-    fn start(&self, tasks: &mut Tasks) -> (Shared, mpsc::Sender<Command>) {
-        let board = Arc::new(RwLock::new(Board::new(self.begin.epoch.clone())));
+    fn start(&self, tasks: &mut Tasks) -> Running {
+        let epoch = &self.begin.epoch;
+        let board = Arc::new(RwLock::new(Board::new(epoch.id.clone())));
         let report = Arc::new(RwLock::new(Report::default()));
         let (revision, revision_seen) = watch::channel(0);
-        let (ready, ready_seen) = watch::channel(false);
+        let (phase, phase_seen) = watch::channel(self.first_phase());
+        let (shown, shown_taken) = mpsc::channel(epoch::QUEUE);
         let (members, members_seen) = watch::channel(Arc::default());
         let (groups, groups_seen) = watch::channel(Arc::default());
         let (writes, writes_taken) = mpsc::channel(WRITES_QUEUE);
@@ -271,13 +269,14 @@ impl Ground<'_> {
         let out = Outputs {
             board: board.clone(),
             revision,
-            ready,
+            phase,
             report: report.clone(),
             members,
             groups,
             writes,
             identities: work,
             events: self.events.clone(),
+            shown: shown.clone(),
         };
         let engine = Engine::new(
             self.config.settings,
@@ -286,7 +285,8 @@ impl Ground<'_> {
             self.leadership.clone(),
             self.metrics.clone(),
         )
-        .seen_up_to(self.begin.base);
+        .seen_up_to(self.begin.base)
+        .holding(epoch.remirroring);
         let client = &self.config.client;
         let writer = writer::run(
             client.clone(),
@@ -294,7 +294,9 @@ impl Ground<'_> {
             self.metrics.clone(),
             writes_taken,
         );
-        tasks.spawn("watches", endless(watches::run(client.clone(), seen)));
+        let (relist, relist_seen) = watch::channel(0);
+        let watches = watches::run(client.clone(), seen, relist_seen);
+        tasks.spawn("watches", endless(watches));
         tasks.spawn("engine", endless(engine.run(seen_taken, commands_taken)));
         tasks.spawn("writer", endless(writer));
         let identities = identities::run(
@@ -307,13 +309,56 @@ impl Ground<'_> {
         let shared = Shared {
             board,
             revision: revision_seen,
-            ready: ready_seen,
+            phase: phase_seen,
             report,
             members: members_seen,
             groups: groups_seen,
         };
-        (shared, commands)
+        let running = Running {
+            shared,
+            commands,
+            shown,
+        };
+        self.keep(&running, relist, shown_taken, tasks);
+        running
     }
+
+    fn first_phase(&self) -> Phase {
+        let remirroring = self.begin.epoch.remirroring;
+        self.metrics.holds(remirroring);
+        match remirroring {
+            true => Phase::Holding,
+            false => Phase::Listing,
+        }
+    }
+
+    /// Looks after the store's life.
+    fn keep(
+        &self,
+        running: &Running,
+        relist: watch::Sender<u64>,
+        shown: mpsc::Receiver<epoch::Shown>,
+        tasks: &mut Tasks,
+    ) {
+        let clock = self.config.clock.clone();
+        let life = Life::new(self.begin.epoch.clone(), self.begin.base, clock.now());
+        let keeper = epoch::Keeper {
+            client: self.config.client.clone(),
+            leadership: self.leadership.clone(),
+            board: running.shared.board.clone(),
+            engine: running.commands.clone(),
+            relist,
+            clock,
+        };
+        tasks.spawn("epoch", endless(keeper.run(life, shown)));
+    }
+}
+
+/// How the rest of the hub reaches the engine.
+struct Running {
+    shared: Shared,
+    commands: mpsc::Sender<Command>,
+    shown: mpsc::Sender<epoch::Shown>,
 }
 
 /// What open connections are held by.
@@ -327,19 +372,16 @@ impl Ground<'_> {
     fn serve(
         &self,
         listener: TcpListener,
-        (shared, commands): (&Shared, mpsc::Sender<Command>),
+        running: Running,
         identity: Option<&Identity>,
         tasks: &mut Tasks,
         doors: &Doors,
     ) {
-        let (ahead, ahead_taken) = mpsc::channel(epoch::QUEUE);
-        let epochs = epoch::run(
-            self.config.client.clone(),
-            self.leadership.clone(),
-            shared.board.clone(),
-            ahead_taken,
-        );
-        tasks.spawn("epoch", endless(epochs));
+        let Running {
+            shared,
+            commands,
+            shown,
+        } = running;
         let reports = Reports::new(self.fleet.clone(), self.config.clock.clone());
         let forwarder = Forwarder {
             reports: reports.clone(),
@@ -360,7 +402,7 @@ impl Ground<'_> {
             events: self.events.clone(),
             tasks: doors.connections.clone(),
             engine: commands.clone(),
-            ahead,
+            shown,
         };
         let gatherer = gather(
             self.fleet.clone(),
@@ -395,10 +437,11 @@ impl Ground<'_> {
 }
 
 impl Handle {
-    /// Waits until everything was listed and planned once.
+    /// Waits until everything known is distributed.
     pub async fn ready(&mut self) {
         // The engine lives as long as the handle; if it ends, `exit` says why.
-        if self.shared.ready.wait_for(|ready| *ready).await.is_err() {
+        let serving = self.shared.phase.wait_for(|phase| *phase == Phase::Serving);
+        if serving.await.is_err() {
             std::future::pending::<()>().await;
         }
     }

@@ -184,7 +184,8 @@ fn hub_rules() -> Value {
         ),
         rule("multicluster.x-k8s.io", &["serviceimports/status"], &["patch"]),
         rule("discovery.k8s.io", &["endpointslices"], &["list", "watch"]),
-        rule("coordination.k8s.io", &["leases"], &["list", "watch"]),
+        // To state the epoch on members' heartbeats.
+        rule("coordination.k8s.io", &["leases"], &["list", "watch", "patch"]),
         rule("", &["namespaces"], &["get", "create", "patch", "delete"]),
         rule("", &["serviceaccounts"], &apply),
         rule("", &["serviceaccounts/token"], &["create"]),

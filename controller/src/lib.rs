@@ -17,6 +17,7 @@
 //! | [`stream`] | one incremental ADS stream, without its socket |
 //! | [`fleet`] | proxies that are connected, and what they report |
 //! | [`authority`] | who signs members' certificates |
+//! | [`epoch`] | whether the hub's store was restored, and when to distribute again |
 //! | [`join`] | how a cluster becomes a member, and gets its tokens |
 //! | [`hub`] | all of that wired together: a shell |
 //! | [`agent`] | a member's side of all this |
@@ -30,6 +31,7 @@ pub mod authority;
 pub mod board;
 pub mod claims;
 pub mod distribute;
+pub mod epoch;
 pub mod fleet;
 pub mod hub;
 pub mod identity;

@@ -437,6 +437,16 @@ impl World {
         self.saw(version);
     }
 
+    /// The store was replaced by one at this resourceVersion.
+    pub fn begin(&mut self, version: u64) {
+        self.as_of = version;
+    }
+
+    /// Everything has to be planned.
+    pub fn touch_everything(&mut self) {
+        self.dirty.everything = true;
+    }
+
     /// Marks a group whose proxies or agent came or went.
     pub fn touch_group(&mut self, group: GroupName) {
         self.dirty.groups.insert(group);

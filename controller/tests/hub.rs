@@ -9,6 +9,8 @@
 mod process;
 #[path = "hub/proxy.rs"]
 mod proxy;
+#[path = "hub/restore.rs"]
+mod restore;
 #[path = "hub/store.rs"]
 mod store;
 
@@ -66,8 +68,8 @@ async fn of_two_replicas_one_writes_both_serve_and_followers_hand_reports_on() {
         let two = Proxy::open(&store, &follower, "two").await;
         one.until_endpoints(&["10.0.0.1"]).await;
         two.until_endpoints(&["10.0.0.1"]).await;
-        one.report(3).await;
-        two.report(4).await;
+        one.report(3);
+        two.report(4);
         store.sessions(Some(7)).await;
         store.in_sync(&["one", "two"]).await;
 
@@ -81,8 +83,8 @@ async fn of_two_replicas_one_writes_both_serve_and_followers_hand_reports_on() {
         store.sessions(None).await;
         // The other proxy comes to whoever is left, and nothing has to be sent to it twice.
         one.reopen(&store, &follower).await;
-        one.report(5).await;
-        two.report(4).await;
+        one.report(5);
+        two.report(4);
         store.sessions(Some(9)).await;
         let groups: Api<ProxyGroup> = Api::all(store.client());
         groups

@@ -93,6 +93,8 @@ pub const WEIGHT: &str = "fairlead.dev/weight";
 pub const FLEET_WEIGHT: &str = "networking.fleet.azure.com/weight";
 /// On the mirror of an EndpointSlice: when its source changed (RFC 3339), for latency.
 pub const CHANGED_AT: &str = "fairlead.dev/changed-at";
+/// On a member's heartbeat Lease, by the hub: the epoch of its store, once that was restored.
+pub const EPOCH: &str = "fairlead.dev/epoch";
 /// On a MemberCluster: its finalizer, taken off once the member's hub namespace is gone.
 pub const MEMBER_FINALIZER: &str = "fairlead.dev/member";
 /// On a MemberCluster: `"true"` removes it without waiting for its agent.

@@ -242,6 +242,11 @@ pub struct MemberReportSpec {
     /// When all this was observed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_at: Option<Time>,
+    /// The epoch of the hub's store in which the agent has compared everything it wrote there with
+    /// what is there; absent unless the hub was restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub epoch: Option<String>,
 }
 
 impl Default for MemberClusterSpec {

@@ -19,7 +19,9 @@ use k8s_openapi::{
 use kube::{Api, Client};
 use tokio::sync::{mpsc, watch as watch_value};
 
-use super::{local::Kind, local::Object, received::Received, workloads::Workload};
+use super::{
+    local::Kind, local::Object, received::Received, restored::HubStore, workloads::Workload,
+};
 
 pub mod credentials;
 mod disk;
@@ -83,6 +85,8 @@ pub fn run(config: AgentConfig) -> AgentHandle {
         take_in(&config, downward, bound, &mut tasks);
     }
     let (changes, inbox) = mpsc::channel(CHANGES_MAX);
+    let (store, store_seen) = watch_value::channel(HubStore::default());
+    let (mirrored, mirrored_seen) = watch_value::channel(None);
     watch_member(&config, &changes, &mut tasks);
     let namespace = labels::member_namespace(&config.member);
     let records = Api::<ExportRecord>::namespaced(config.hub.clone(), &namespace);
@@ -91,6 +95,7 @@ pub fn run(config: AgentConfig) -> AgentHandle {
         api: records,
         kind: Kind::Record,
         selector: None,
+        store: Some(store_seen.clone()),
         wrap: record,
     };
     tasks.spawn("watch export records", watch.run(changes.clone()));
@@ -100,12 +105,17 @@ pub fn run(config: AgentConfig) -> AgentHandle {
         api: mirrors,
         kind: Kind::Mirror,
         selector: None,
+        store: Some(store_seen.clone()),
         wrap: mirror,
     };
     tasks.spawn("watch mirrors", watch.run(changes));
-    tasks.spawn("exports", write::run(config.clone(), inbox));
-    tasks.spawn("heartbeat", heartbeat::renew(config.clone()));
-    tasks.spawn("report", heartbeat::report(config));
+    tasks.spawn("exports", write::run(config.clone(), inbox, mirrored));
+    tasks.spawn("heartbeat", heartbeat::renew(config.clone(), store));
+    let mirrored = heartbeat::Mirrored {
+        store: store_seen,
+        generation: mirrored_seen,
+    };
+    tasks.spawn("report", heartbeat::report(config, mirrored));
     AgentHandle { tasks, addr }
 }
 
@@ -143,6 +153,7 @@ fn watch_member(config: &AgentConfig, changes: &mpsc::Sender<Change>, tasks: &mu
         api: Api::<Service>::all(client()),
         kind: Kind::Service,
         selector: None,
+        store: None,
         wrap: service,
     };
     tasks.spawn("watch services", watch.run(changes.clone()));
@@ -151,6 +162,7 @@ fn watch_member(config: &AgentConfig, changes: &mpsc::Sender<Change>, tasks: &mu
         api: Api::<ServiceExport>::all(client()),
         kind: Kind::Export,
         selector: None,
+        store: None,
         wrap: export,
     };
     tasks.spawn("watch exports", watch.run(changes.clone()));
@@ -160,6 +172,7 @@ fn watch_member(config: &AgentConfig, changes: &mpsc::Sender<Change>, tasks: &mu
         kind: Kind::Slice,
         // Ours are what we made of other members' slices.
         selector: Some(format!("{}!={}", labels::MANAGED_BY, labels::MANAGER)),
+        store: None,
         wrap: slice,
     };
     tasks.spawn("watch endpoint slices", watch.run(changes.clone()));
@@ -177,6 +190,7 @@ macro_rules! watch_workload {
             api: Api::<$type>::all($config.local.clone()),
             kind: Kind::Workload($name),
             selector: None,
+            store: None,
             wrap,
         };
         $tasks.spawn(concat!("watch ", $name), watch.run($changes.clone()));

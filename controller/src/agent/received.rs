@@ -150,7 +150,13 @@ impl Received {
     }
 
     /// The first requests of a new stream.
-    pub fn connect(&self) -> Vec<DeltaDiscoveryRequest> {
+    pub fn connect(&mut self) -> Vec<DeltaDiscoveryRequest> {
+        // What an earlier stream said is said again if it is still so.
+        self.deferred.clear();
+        let node = Node {
+            metadata: envelope::node_metadata(&self.newest),
+            ..self.node.clone()
+        };
         let requests = Type::ALL.into_iter().map(|of| {
             let held = self.table(of).all(of);
             let versions = held.map(|(name, held)| (name.clone(), held.version.clone()));
@@ -159,7 +165,7 @@ impl Received {
                 names.push(END.to_owned());
             }
             DeltaDiscoveryRequest {
-                node: Some(self.node.clone()),
+                node: Some(node.clone()),
                 type_url: of.url().to_owned(),
                 resource_names_subscribe: names,
                 initial_resource_versions: versions.collect(),

@@ -42,6 +42,7 @@ pub fn report(observed: &Observed, agent_version: &str, now: &Time) -> MemberRep
         api_server_ready: observed.api_server_ready,
         properties,
         resource_usage,
+        epoch: None,
         observed_at: Some(now.clone()),
     }
 }

@@ -17,12 +17,13 @@ use fairlead_config::name::MemberName;
 use fairlead_runtime::clock::{Clock, Tick};
 use parking_lot::{Mutex, RwLock};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 
 use self::members::{Known, verdict_of};
 use super::{
+    epoch::Shown,
     events::Announcer,
     identities::Task,
     metrics::Metrics,
@@ -31,13 +32,14 @@ use super::{
 };
 use crate::{
     board::Board,
+    epoch::Epoch,
     fleet::{Fleet, ProxyId},
     leader::io::Leadership,
     members::{Heartbeats, MASS_MIN},
     plan::{self, Report},
     status::Write,
     time,
-    world::{Dirty, Kind, Load, Object, ServiceKey, Settings, World},
+    world::{Dirty, Kind, Load, Object, ObjectKey, ServiceKey, Settings, World},
 };
 
 /// What the rest of the hub tells the engine.
@@ -53,6 +55,23 @@ pub(super) enum Command {
     Groups(BTreeSet<String>),
     /// Some agent wants imports with endpoints.
     FullImports,
+    /// The store's epoch is another, or its members have mirrored anew; found at this
+    /// resourceVersion.
+    Epoch(Epoch, u64, oneshot::Sender<()>),
+    /// The store was restored, but the new epoch has not begun.
+    Hold(oneshot::Sender<()>),
+}
+
+/// How far the hub is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Phase {
+    /// Not everything was listed and planned yet.
+    #[default]
+    Listing,
+    /// The store was restored; nothing is distributed before members have mirrored anew.
+    Holding,
+    /// Everything known is distributed.
+    Serving,
 }
 
 /// What everybody reads of the engine.
@@ -62,8 +81,8 @@ pub struct Shared {
     pub board: Arc<RwLock<Board>>,
     /// Moves with each change of the board.
     pub revision: watch::Receiver<u64>,
-    /// Everything known was listed and planned once.
-    pub ready: watch::Receiver<bool>,
+    /// Whether anything is distributed.
+    pub phase: watch::Receiver<Phase>,
     /// What was not done, and why.
     pub report: Arc<RwLock<Report>>,
     /// The members that may have streams open.
@@ -76,13 +95,21 @@ pub struct Shared {
 pub(super) struct Outputs {
     pub(super) board: Arc<RwLock<Board>>,
     pub(super) revision: watch::Sender<u64>,
-    pub(super) ready: watch::Sender<bool>,
+    pub(super) phase: watch::Sender<Phase>,
     pub(super) report: Arc<RwLock<Report>>,
     pub(super) members: watch::Sender<Arc<BTreeSet<MemberName>>>,
     pub(super) groups: watch::Sender<OwnGroups>,
     pub(super) writes: mpsc::Sender<Vec<Write>>,
     pub(super) identities: mpsc::Sender<Task>,
     pub(super) events: Announcer,
+    pub(super) shown: mpsc::Sender<Shown>,
+}
+
+/// A question to the store: whether it is still the one that was listed first. Nothing is planned
+/// before it is answered.
+struct Check {
+    since: Tick,
+    answer: oneshot::Receiver<bool>,
 }
 
 pub(super) struct Engine {
@@ -91,7 +118,11 @@ pub(super) struct Engine {
     members: BTreeMap<MemberName, Known>,
     reports: BTreeMap<MemberName, MemberReportSpec>,
     listed: BTreeSet<Kind>,
-    held: BTreeMap<Kind, (Vec<Object>, Tick)>,
+    /// What a list lacked that lacked most members, and since when it is kept all the same.
+    held: BTreeMap<Kind, (BTreeSet<ObjectKey>, Tick)>,
+    /// Nothing is planned: the store was restored.
+    holds: bool,
+    check: Option<Check>,
     leases_listed: bool,
     led: bool,
     /// When what waits has to be planned.
@@ -125,6 +156,8 @@ impl Engine {
             reports: BTreeMap::new(),
             listed: BTreeSet::new(),
             held: BTreeMap::new(),
+            holds: false,
+            check: None,
             leases_listed: false,
             led: false,
             due: None,
@@ -146,6 +179,12 @@ impl Engine {
         self
     }
 
+    /// Starts without planning anything: the store was restored.
+    pub(super) fn holding(mut self, holds: bool) -> Self {
+        self.holds = holds;
+        self
+    }
+
     /// Runs until both queues are closed.
     pub(super) async fn run(
         mut self,
@@ -160,6 +199,7 @@ impl Engine {
                 biased;
                 () = until(self.due) => self.plan().await,
                 () = until(self.hurried) => self.tick().await,
+                known = answered(&mut self.check) => self.checked(known),
                 seen = watched.recv() => {
                     let Some(seen) = seen else { return };
                     self.see(seen);
@@ -180,6 +220,38 @@ impl Engine {
         }
     }
 
+    /// Everything was listed, and the store is known to be no back-up.
+    fn may_plan(&self) -> bool {
+        self.listed.len() == KINDS && !self.holds && self.check.is_none()
+    }
+
+    /// A list taken after the first may come from a store that was restored: its past would be taken
+    /// for news.
+    fn look_before_planning(&mut self, since: Tick) {
+        let (answer, answered) = oneshot::channel();
+        let shown = Shown {
+            epoch: self.out.board.read().epoch().to_owned(),
+            as_of: self.world.as_of(),
+            answer: Some(answer),
+        };
+        // A full queue answers with an end, and the question is asked again.
+        self.out.shown.try_send(shown).ok();
+        self.check = Some(Check {
+            since,
+            answer: answered,
+        });
+    }
+
+    fn checked(&mut self, known: bool) {
+        let now = self.clock.now();
+        match self.check.take() {
+            Some(check) if !known && now.since(check.since) < HOLD => {
+                self.look_before_planning(check.since);
+            }
+            _ => {}
+        }
+    }
+
     /// Members are looked at soon, not at their time.
     fn hurry(&mut self) {
         self.next_sweep = Tick::ZERO;
@@ -187,7 +259,8 @@ impl Engine {
     }
 
     fn schedule(&mut self) {
-        if self.listed.len() < KINDS || !self.world.is_dirty() {
+        if !self.may_plan() || !self.world.is_dirty() {
+            self.due = None;
             return;
         }
         let now = Instant::now();
@@ -210,9 +283,11 @@ impl Engine {
         match seen {
             Seen::Apply(object) => {
                 self.know(&object);
+                self.hold_no_more(kind, &object);
                 self.world.apply(object);
             }
             Seen::Delete(object) => {
+                self.hold_no_more(kind, &object);
                 let (namespace, name) = object.key();
                 if kind == Kind::Member
                     && let Ok(member) = MemberName::parse(&name)
@@ -236,10 +311,14 @@ impl Engine {
                 "a new list lacks the objects of most members; they are kept for a while, the fault is more likely in the hub's API server"
             );
             self.metrics.held_reset(&format!("{kind:?}"));
-            for object in &all {
-                self.world.apply(object.clone());
+            let present: BTreeSet<ObjectKey> = all.iter().map(Object::key).collect();
+            let known = self.world.objects(kind).into_iter();
+            let lacked = known.filter(|key| !present.contains(key)).collect();
+            for object in all {
+                self.world.apply(object);
             }
-            self.held.insert(kind, (all, self.clock.now()));
+            self.held.insert(kind, (lacked, self.clock.now()));
+            self.look_before_planning(self.clock.now());
             return;
         }
         self.held.remove(&kind);
@@ -252,8 +331,18 @@ impl Engine {
         if kind == Kind::Member {
             self.tell_members();
         }
+        if self.listed.contains(&kind) {
+            self.look_before_planning(self.clock.now());
+        }
         self.world.reset(kind, all);
         self.listed.insert(kind);
+    }
+
+    /// The API server has an object, or had it: no list is needed to know of it.
+    fn hold_no_more(&mut self, kind: Kind, object: &Object) {
+        if let Some((lacked, _)) = self.held.get_mut(&kind) {
+            lacked.remove(&object.key());
+        }
     }
 
     /// Whether a list taken after the first lacks all objects of more than half of the members that
@@ -293,10 +382,41 @@ impl Engine {
                 }
             }
             Command::FullImports => self.world.want_full_imports(true),
+            Command::Epoch(epoch, revision, done) => {
+                self.begin(&epoch, revision);
+                self.hold(epoch.remirroring);
+                // Whoever told it may be gone.
+                let _: Result<(), ()> = done.send(());
+            }
+            Command::Hold(done) => {
+                self.hold(true);
+                let _: Result<(), ()> = done.send(());
+            }
             Command::Groups(all) => {
                 let writes = self.group_statuses(all);
                 self.write(writes).await;
             }
+        }
+    }
+
+    fn begin(&mut self, epoch: &Epoch, revision: u64) {
+        let mut board = self.out.board.write();
+        if board.epoch() != epoch.id {
+            board.begin(epoch.id.clone(), revision);
+            self.world.begin(revision);
+        }
+    }
+
+    fn hold(&mut self, holds: bool) {
+        if self.holds != holds {
+            self.holds = holds;
+            self.metrics.holds(holds);
+            // What changed meanwhile was not planned.
+            self.world.touch_everything();
+        }
+        if holds {
+            self.due = None;
+            self.out.phase.send_replace(Phase::Holding);
         }
     }
 
@@ -323,7 +443,7 @@ impl Engine {
         self.due = None;
         let dirty = self.world.take_dirty();
         self.decide(&dirty).await;
-        self.out.ready.send_replace(true);
+        self.out.phase.send_replace(Phase::Serving);
     }
 
     async fn decide(&mut self, dirty: &Dirty) {
@@ -388,12 +508,15 @@ impl Engine {
             .map(|(kind, _)| *kind)
             .collect();
         for kind in due {
-            if let Some((all, _)) = self.held.remove(&kind) {
+            if let Some((lacked, _)) = self.held.remove(&kind) {
                 tracing::warn!(
                     ?kind,
+                    objects = lacked.len(),
                     "the list that lacked most members is taken for true now"
                 );
-                self.world.reset(kind, all);
+                for (namespace, name) in lacked {
+                    self.world.delete(kind, &namespace, &name);
+                }
             }
         }
         let leads = self.leadership.is_mine();
@@ -425,7 +548,7 @@ impl Engine {
         if now >= self.next_sweep {
             self.next_sweep = now.after(SWEEP_EVERY);
         }
-        if now >= self.next_part {
+        if now >= self.next_part && self.may_plan() {
             self.next_part = now.after(TICK);
             self.decide_a_part().await;
         }
@@ -470,6 +593,21 @@ impl Engine {
             ..Dirty::default()
         };
         self.decide(&dirty).await;
+    }
+}
+
+/// Waits for the answer to a check; an end of it is none.
+async fn answered(check: &mut Option<Check>) -> bool {
+    match check {
+        Some(check) => match (&mut check.answer).await {
+            Ok(known) => known,
+            Err(_) => {
+                // The question found no room; not at once again.
+                tokio::time::sleep(WINDOW).await;
+                false
+            }
+        },
+        None => std::future::pending().await,
     }
 }
 

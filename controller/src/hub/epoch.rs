@@ -1,35 +1,49 @@
-//! The life of the hub's store.
+//! The life of the hub's store, on the API server: see [`crate::epoch`].
 //!
-//! Decisions are stamped with the resourceVersion they were made at, and receivers hold back what
-//! seems to come from a replica that is behind. A store restored from a back-up counts from an
-//! earlier number, so it needs another epoch: an id in a ConfigMap, made anew when a proxy turns out
-//! to be ahead of the API server itself.
+//! Each replica looks every [`LOOK_EVERY`], and at once when somebody shows a later state than it has
+//! itself. While members mirror anew, the leader states the epoch on their heartbeats, which is how
+//! their agents learn of it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use fairlead_api::{labels, member::MemberCluster};
-use k8s_openapi::api::core::v1::ConfigMap;
+use fairlead_api::{
+    conditions::{self, kind, reason},
+    labels,
+    member::{MemberCluster, MemberReport},
+};
+use fairlead_runtime::clock::Clock;
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::ConfigMap};
 use kube::{
-    Api, Client,
-    api::{ListParams, PostParams},
+    Api, Client, ResourceExt,
+    api::{ListParams, Patch, PatchParams, PostParams},
 };
 use parking_lot::RwLock;
 use ring::rand::SecureRandom;
-use tokio::sync::mpsc;
+use serde_json::json;
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{board::Board, leader::io::Leadership};
+use super::engine::Command;
+use crate::{
+    board::Board,
+    epoch::{Epoch, Found, Life, Step},
+    leader::io::Leadership,
+};
 
 /// The epoch of the store, made when there is none.
-pub(super) async fn load(client: &Client) -> Result<String, kube::Error> {
+pub(super) async fn load(client: &Client) -> Result<Epoch, kube::Error> {
     let api = config_maps(client);
-    if let Some(found) = api.get_opt(CONFIG_MAP).await?.as_ref().and_then(read) {
-        return Ok(found);
+    if let Some(found) = api.get_opt(CONFIG_MAP).await? {
+        return Ok(read(&found));
     }
-    let map = config_map(&fresh()?, None);
+    let epoch = Epoch {
+        id: fresh()?,
+        ..Epoch::default()
+    };
+    let map = config_map(&epoch, None);
     match api.create(&PostParams::default(), &map).await {
-        Ok(made) => Ok(read(&made).unwrap_or_default()),
+        Ok(made) => Ok(read(&made)),
         Err(kube::Error::Api(status)) if status.code == 409 => {
-            Ok(read(&api.get(CONFIG_MAP).await?).unwrap_or_default())
+            Ok(read(&api.get(CONFIG_MAP).await?))
         }
         Err(error) => Err(error),
     }
@@ -43,62 +57,230 @@ pub(super) async fn revision(client: &Client) -> Result<u64, kube::Error> {
     Ok(text.parse().unwrap_or(0))
 }
 
-/// Looks into each report of a proxy that is ahead, until nobody can report any more.
-pub(super) async fn run(
-    client: Client,
-    leadership: Leadership,
-    board: Arc<RwLock<Board>>,
-    mut ahead: mpsc::Receiver<u64>,
-) {
-    while let Some(as_of) = ahead.recv().await {
-        match look(&client, &leadership, &board, as_of).await {
-            Ok(()) => {}
-            Err(error) => tracing::warn!(%error, as_of, "a proxy is ahead, and why can't be told"),
+/// Somebody has seen a state.
+#[derive(Debug)]
+pub(super) struct Shown {
+    pub(super) epoch: String,
+    pub(super) as_of: u64,
+    /// Told when it has been looked at: whether it is known now what that means.
+    pub(super) answer: Option<oneshot::Sender<bool>>,
+}
+
+/// Keeps a replica's view of the store's life.
+pub(super) struct Keeper {
+    pub(super) client: Client,
+    pub(super) leadership: Leadership,
+    pub(super) board: Arc<RwLock<Board>>,
+    pub(super) engine: mpsc::Sender<Command>,
+    /// Moves when watches have to list anew.
+    pub(super) relist: watch::Sender<u64>,
+    pub(super) clock: Clock,
+}
+
+impl Keeper {
+    /// Looks until the hub ends.
+    pub(super) async fn run(self, mut life: Life, mut shown: mpsc::Receiver<Shown>) {
+        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut answers = Vec::new();
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                one = shown.recv() => {
+                    let Some(one) = one else { return };
+                    life.show(&one.epoch, one.as_of);
+                    answers.extend(one.answer);
+                }
+            }
+            while let Ok(one) = shown.try_recv() {
+                life.show(&one.epoch, one.as_of);
+                answers.extend(one.answer);
+            }
+            {
+                let board = self.board.read();
+                life.show(board.epoch(), board.as_of());
+            }
+            let looked = tokio::time::timeout(LOOK_TIMEOUT, self.look(&mut life)).await;
+            match &looked {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "the state of the hub's store is unknown"),
+                Err(_) => tracing::warn!("the state of the hub's store is unknown: no answer"),
+            }
+            let known = matches!(looked, Ok(Ok(())));
+            for answer in answers.drain(..) {
+                // Whoever asked may have gone.
+                let _: Result<(), bool> = answer.send(known);
+            }
+        }
+    }
+
+    async fn look(&self, life: &mut Life) -> Result<(), kube::Error> {
+        let revision = revision(&self.client).await?;
+        let map = config_maps(&self.client).get_opt(CONFIG_MAP).await?;
+        let epoch = map.as_ref().map(read).unwrap_or_default();
+        let leads = self.leadership.is_mine();
+        let missing = match leads && epoch.remirroring {
+            true => self.ask_missing(&epoch).await?,
+            false => 0,
+        };
+        let found = Found {
+            epoch,
+            revision,
+            missing,
+            leads,
+        };
+        let before = life.epoch().id.clone();
+        let epoch = match life.step(&found, self.clock.now()) {
+            Step::Stay => return Ok(()),
+            Step::Hold => {
+                tracing::warn!(
+                    "somebody has seen a later state than the API server has; the leader will begin a new epoch"
+                );
+                let (done, told) = oneshot::channel();
+                self.tell(Command::Hold(done), told).await;
+                return Ok(());
+            }
+            Step::Adopt(epoch) => epoch,
+            Step::Begin { after } => {
+                let epoch = Epoch {
+                    id: fresh()?,
+                    after,
+                    remirroring: true,
+                };
+                self.write(map.as_ref(), &epoch).await?;
+                tracing::error!(
+                    revision,
+                    "a later state was seen than the hub's API server has: it was restored. A new epoch begins; nothing is distributed before members have mirrored anew, or 60 s are over"
+                );
+                life.adopt(epoch.clone(), revision, self.clock.now());
+                epoch
+            }
+            Step::Settle => {
+                let epoch = Epoch {
+                    remirroring: false,
+                    ..found.epoch
+                };
+                self.write(map.as_ref(), &epoch).await?;
+                tracing::info!(
+                    missing,
+                    "members have mirrored anew; the hub distributes again"
+                );
+                life.adopt(epoch.clone(), revision, self.clock.now());
+                epoch
+            }
+        };
+        if epoch.id != before {
+            self.relist.send_modify(|count| *count += 1);
+        }
+        let (done, told) = oneshot::channel();
+        self.tell(Command::Epoch(epoch, revision, done), told).await;
+        Ok(())
+    }
+
+    /// Tells the engine, and waits until it has obeyed.
+    async fn tell(&self, command: Command, told: oneshot::Receiver<()>) {
+        if self.engine.send(command).await.is_ok() {
+            // An engine that is gone has ended the hub.
+            let _: Result<(), _> = told.await;
+        }
+    }
+
+    async fn write(&self, old: Option<&ConfigMap>, epoch: &Epoch) -> Result<(), kube::Error> {
+        let api = config_maps(&self.client);
+        let version = old.and_then(|map| map.metadata.resource_version.clone());
+        let params = PostParams::default();
+        match version {
+            None => api.create(&params, &config_map(epoch, None)).await,
+            version => {
+                let map = config_map(epoch, version);
+                api.replace(CONFIG_MAP, &params, &map).await
+            }
+        }
+        .map(drop)
+    }
+
+    /// Tells the agents that have not mirrored anew of the epoch; how many of them are present.
+    async fn ask_missing(&self, epoch: &Epoch) -> Result<usize, kube::Error> {
+        let everything = ListParams::default();
+        let members: Api<MemberCluster> = Api::all(self.client.clone());
+        let reports: Api<MemberReport> = Api::all(self.client.clone());
+        let done: BTreeMap<String, Option<String>> = reports
+            .list(&everything)
+            .await?
+            .into_iter()
+            .map(|report| (report.namespace().unwrap_or_default(), report.spec.epoch))
+            .collect();
+        let mut missing = Vec::new();
+        for member in members.list(&everything).await? {
+            let namespace = labels::member_namespace(&member.name_any());
+            let mirrored = done
+                .get(&namespace)
+                .is_some_and(|one| one.as_ref() == Some(&epoch.id));
+            if mirrored || member.metadata.deletion_timestamp.is_some() {
+                continue;
+            }
+            self.state_epoch(&namespace, epoch).await?;
+            if is_present(&member) {
+                missing.push(member.name_any());
+            }
+        }
+        if !missing.is_empty() {
+            tracing::info!(?missing, "members have not mirrored anew yet");
+        }
+        Ok(missing.len())
+    }
+
+    async fn state_epoch(&self, namespace: &str, epoch: &Epoch) -> Result<(), kube::Error> {
+        let api: Api<Lease> = Api::namespaced(self.client.clone(), namespace);
+        let patch = json!({ "metadata": { "annotations": { labels::EPOCH: epoch.id } } });
+        let patch = Patch::Merge(&patch);
+        let params = PatchParams::default();
+        match api.patch(labels::HEARTBEAT_LEASE, &params, &patch).await {
+            // Without a heartbeat nobody would read it.
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            done => done.map(drop),
         }
     }
 }
 
-async fn look(
-    client: &Client,
-    leadership: &Leadership,
-    board: &RwLock<Board>,
-    as_of: u64,
-) -> Result<(), kube::Error> {
-    if as_of <= revision(client).await? {
-        return Ok(());
-    }
-    let api = config_maps(client);
-    let map = api.get(CONFIG_MAP).await?;
-    let mut epoch = read(&map).unwrap_or_default();
-    if epoch == board.read().epoch() && leadership.is_mine() {
-        epoch = fresh()?;
-        let version = map.metadata.resource_version;
-        api.replace(
-            CONFIG_MAP,
-            &PostParams::default(),
-            &config_map(&epoch, version),
+/// Whether an agent is there to mirror anew.
+fn is_present(member: &MemberCluster) -> bool {
+    let conditions = member.status.as_ref().map(|status| &status.conditions[..]);
+    let healthy = conditions::find(conditions.unwrap_or_default(), kind::HEALTHY);
+    healthy.is_some_and(|healthy| {
+        !matches!(
+            healthy.reason.as_str(),
+            reason::NEVER_SEEN | reason::HEARTBEAT_LOST
         )
-        .await?;
-        tracing::error!(
-            as_of,
-            "a proxy has seen a later state than the hub's API server has: the hub was restored; a new epoch begins"
-        );
-    }
-    board.write().set_epoch(epoch);
-    Ok(())
+    })
 }
 
 fn config_maps(client: &Client) -> Api<ConfigMap> {
     Api::namespaced(client.clone(), labels::SYSTEM_NAMESPACE)
 }
 
-fn read(map: &ConfigMap) -> Option<String> {
-    map.data.as_ref()?.get("epoch").cloned()
+fn read(map: &ConfigMap) -> Epoch {
+    let text = |key: &str| {
+        let data = map.data.as_ref();
+        data.and_then(|data| data.get(key))
+            .map_or("", String::as_str)
+    };
+    let after = text("after").split(',').filter(|id| !id.is_empty());
+    Epoch {
+        id: text("epoch").to_owned(),
+        after: after.map(str::to_owned).collect(),
+        remirroring: text("remirroring") == "true",
+    }
 }
 
-fn config_map(epoch: &str, version: Option<String>) -> ConfigMap {
+fn config_map(epoch: &Epoch, version: Option<String>) -> ConfigMap {
+    let data = [
+        ("epoch", epoch.id.clone()),
+        ("after", epoch.after.join(",")),
+        ("remirroring", epoch.remirroring.to_string()),
+    ];
     let mut map = ConfigMap {
-        data: Some(BTreeMap::from([("epoch".to_owned(), epoch.to_owned())])),
+        data: Some(data.map(|(key, text)| (key.to_owned(), text)).into()),
         ..ConfigMap::default()
     };
     map.metadata.name = Some(CONFIG_MAP.to_owned());
@@ -116,5 +298,9 @@ fn fresh() -> Result<String, kube::Error> {
 }
 
 const CONFIG_MAP: &str = "fairlead-hub-epoch";
-/// Reports that wait; one is enough to find out.
-pub(super) const QUEUE: usize = 4;
+/// What is shown and waits; further ones are shown again.
+pub(super) const QUEUE: usize = 64;
+/// How often a replica looks by itself.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// A few requests; a thousand when members mirror anew.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(10);

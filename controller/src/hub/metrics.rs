@@ -10,6 +10,7 @@ pub struct Metrics {
     plan_seconds: Histogram,
     planned_services: IntGauge,
     leads: IntGauge,
+    holds: IntGauge,
     streams: IntGaugeVec,
     answers: IntCounterVec,
     requests: IntCounterVec,
@@ -44,12 +45,7 @@ impl Metrics {
                 .expect("each name once");
             made
         };
-        let plan_seconds = Histogram::with_opts(
-            HistogramOpts::new("fairlead_hub_plan_seconds", "Time a plan took").buckets(vec![
-                0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0,
-            ]),
-        )
-        .expect("names are constants");
+        let plan_seconds = plan_seconds();
         registry
             .register(Box::new(plan_seconds.clone()))
             .expect("each name once");
@@ -61,6 +57,10 @@ impl Metrics {
             ),
             planned_services: gauge("fairlead_hub_planned_services", "Services in the last plan"),
             leads: gauge("fairlead_hub_leads", "1 while this replica may write"),
+            holds: gauge(
+                "fairlead_hub_holds",
+                "1 while nothing is distributed: the store was restored and members mirror anew",
+            ),
             streams: gauges(
                 "fairlead_hub_streams",
                 "Open streams by who opened them",
@@ -109,6 +109,10 @@ impl Metrics {
         self.leads.set(i64::from(leads));
     }
 
+    pub(super) fn holds(&self, holds: bool) {
+        self.holds.set(i64::from(holds));
+    }
+
     pub(super) fn stream_opened(&self, peer: &str) {
         self.streams.with_label_values(&[peer]).inc();
     }
@@ -134,6 +138,15 @@ impl Metrics {
     pub(super) fn held_reset(&self, kind: &str) {
         self.held_resets.with_label_values(&[kind]).inc();
     }
+}
+
+fn plan_seconds() -> Histogram {
+    Histogram::with_opts(
+        HistogramOpts::new("fairlead_hub_plan_seconds", "Time a plan took").buckets(vec![
+            0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0,
+        ]),
+    )
+    .expect("names are constants")
 }
 
 impl Default for Metrics {

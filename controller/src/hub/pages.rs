@@ -7,7 +7,7 @@ use http::StatusCode;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::{Metrics, Shared};
+use super::{Metrics, Phase, Shared};
 use crate::{fleet::Fleet, world::ServiceKey};
 
 /// What the pages show.
@@ -81,11 +81,17 @@ impl View {
     }
 
     fn readiness(&self) -> Answer {
-        if *self.shared.ready.borrow() {
-            Answer::text("ready\n")
-        } else {
-            let waiting = "not ready: the API server's objects are not listed yet";
-            Answer::problem(StatusCode::SERVICE_UNAVAILABLE, waiting)
+        let phase = *self.shared.phase.borrow();
+        match phase {
+            Phase::Serving => Answer::text("ready\n"),
+            // It takes what members mirror, and gives tokens.
+            Phase::Holding => Answer::text(
+                "ready, but nothing is distributed yet: the hub was restored, and members mirror anew\n",
+            ),
+            Phase::Listing => {
+                let waiting = "not ready: the API server's objects are not listed yet";
+                Answer::problem(StatusCode::SERVICE_UNAVAILABLE, waiting)
+            }
         }
     }
 

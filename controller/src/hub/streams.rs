@@ -10,6 +10,7 @@ use fairlead_api::proxy::Refusal;
 use fairlead_config::{
     name::MemberName,
     xds::{
+        envelope,
         proto::{
             core::{ControlPlane, Node, UserAgentVersion},
             discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
@@ -19,14 +20,15 @@ use fairlead_config::{
     },
 };
 use futures::StreamExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     access::Access,
-    engine::{Command, Shared},
+    engine::{Command, Phase, Shared},
+    epoch::Shown,
     events::{About, Announcer},
     forward::REPLICA_CLUSTER,
     metrics::Metrics,
@@ -51,8 +53,8 @@ pub(super) struct Streams {
     pub(super) events: Announcer,
     pub(super) tasks: TaskTracker,
     pub(super) engine: mpsc::Sender<Command>,
-    /// Proxies that have seen a later state than this hub.
-    pub(super) ahead: mpsc::Sender<u64>,
+    /// What proxies have seen that is later than what this replica has.
+    pub(super) shown: mpsc::Sender<Shown>,
 }
 
 /// What one client gets.
@@ -250,8 +252,13 @@ impl Streams {
         if let Some(state) = &report.proxy {
             let board = self.shared.board.read();
             if state.epoch == board.epoch() && state.as_of > board.as_of() {
-                // One report that waits is enough.
-                self.ahead.try_send(state.as_of).ok();
+                let shown = Shown {
+                    epoch: state.epoch.clone(),
+                    as_of: state.as_of,
+                    answer: None,
+                };
+                // Where it finds no room, the next report shows it again.
+                self.shown.try_send(shown).ok();
             }
         }
     }
@@ -303,12 +310,13 @@ impl Connection {
         let mut revision = self.streams.shared.revision.clone();
         let mut members = self.streams.shared.members.clone();
         let mut groups = self.streams.shared.groups.clone();
-        let mut ready = self.streams.shared.ready.clone();
+        let mut phase = self.streams.shared.phase.clone();
         let mut end = std::pin::pin!(sleep_for(life));
         // Before the first plan there is nothing to say, and "nothing" would be taken for an answer.
-        if ready.wait_for(|ready| *ready).await.is_err() {
-            return None;
-        }
+        // So would what a restored hub has forgotten.
+        comes(&mut phase, Phase::Serving).await?;
+        self.show(first.node.as_ref()).await;
+        comes(&mut phase, Phase::Serving).await?;
         self.hear(&first);
         loop {
             let responses = self.say();
@@ -340,6 +348,12 @@ impl Connection {
                         return Some(Status::permission_denied("the member was taken out"));
                     }
                 }
+                held = comes(&mut phase, Phase::Holding) => {
+                    held?;
+                    return Some(Status::unavailable(
+                        "the hub was restored; keep what you have, it goes on once members have mirrored anew",
+                    ));
+                }
                 () = &mut end => return Some(expired()),
             }
         }
@@ -352,6 +366,29 @@ impl Connection {
             && !self.streams.shared.groups.borrow().contains_key(member)
         {
             drop(self.streams.engine.send(Command::FullImports).await);
+        }
+    }
+
+    /// What a client runs on may be later than what the hub's store has; that is found out before
+    /// anything is said to it.
+    async fn show(&self, node: Option<&Node>) {
+        let stamp = node.map(envelope::node_stamp).unwrap_or_default();
+        let later = {
+            let board = self.streams.shared.board.read();
+            stamp.epoch == board.epoch() && stamp.as_of > board.as_of()
+        };
+        if !later {
+            return;
+        }
+        let (answer, told) = oneshot::channel();
+        let shown = Shown {
+            epoch: stamp.epoch,
+            as_of: stamp.as_of,
+            answer: Some(answer),
+        };
+        if self.streams.shown.send(shown).await.is_ok() {
+            // The hub is not known to be restored when its store can't be asked.
+            let _: Result<_, _> = tokio::time::timeout(SHOWN_TIMEOUT, told).await;
         }
     }
 
@@ -453,6 +490,15 @@ async fn first<T>(requests: &mut Streaming<T>) -> Result<T, Status> {
     }
 }
 
+/// Waits for a phase; `None`: the hub ends.
+async fn comes(phase: &mut watch::Receiver<Phase>, wanted: Phase) -> Option<()> {
+    phase
+        .wait_for(|phase| *phase == wanted)
+        .await
+        .ok()
+        .map(drop)
+}
+
 async fn sleep_for(life: Option<Duration>) {
     match life {
         Some(life) => tokio::time::sleep(life).await,
@@ -483,5 +529,7 @@ pub(super) type OwnGroups = Arc<BTreeMap<MemberName, GroupName>>;
 const PROXY_TYPES: [Type; 3] = [Type::Cluster, Type::Assignment, Type::Listener];
 /// Responses that wait for a slow client; further changes are put together meanwhile.
 const ANSWERS_QUEUE: usize = 4;
+/// How long the store is asked whether it was restored.
+const SHOWN_TIMEOUT: Duration = Duration::from_secs(12);
 /// A stream that says nothing is closed.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(10);

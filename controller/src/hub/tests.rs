@@ -1,4 +1,5 @@
 mod identity;
+mod lifetimes;
 mod reports;
 
 use std::collections::BTreeMap;
@@ -60,6 +61,17 @@ struct World {
 }
 
 async fn world(tls: bool) -> World {
+    let server = store().await;
+    let hub = start_on(&server, tls, Clock::system()).await;
+    World {
+        client: server.client(),
+        server,
+        hub,
+    }
+}
+
+/// An API server with what a hub needs.
+async fn store() -> ApiServer {
     let server = ApiServer::builder().build().await.unwrap();
     let client = server.client();
     let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
@@ -81,6 +93,10 @@ async fn world(tls: bool) -> World {
     for manifest in crate::identity::of_hub() {
         apply_manifest(&client, &manifest).await.unwrap();
     }
+    server
+}
+
+async fn start_on(server: &ApiServer, tls: bool, clock: Clock) -> Handle {
     let account = "system:serviceaccount:fairlead-system:fairlead-hub";
     let mut hub = run(HubConfig {
         client: server.client_as(account, ["system:serviceaccounts"]),
@@ -91,16 +107,12 @@ async fn world(tls: bool) -> World {
         replica: "hub-0".into(),
         api_server: None,
         settings: Settings::default(),
-        clock: Clock::system(),
+        clock,
     })
     .await
     .unwrap();
     hub.ready().await;
-    World {
-        server,
-        client,
-        hub,
-    }
+    hub
 }
 
 impl World {

@@ -17,7 +17,7 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch as signal};
 
 use crate::world::{Kind, Object};
 
@@ -45,8 +45,28 @@ pub(super) enum Watched {
     Report(Seen<MemberReport>),
 }
 
-/// Starts every watch. Each runs until the engine is gone.
-pub(super) async fn run(client: Client, to: mpsc::Sender<Watched>) {
+/// Runs every watch until the engine is gone. When `relist` moves, all of them begin with a list
+/// again: a watch on a store that was restored may wait for ever.
+pub(super) async fn run(
+    client: Client,
+    to: mpsc::Sender<Watched>,
+    mut relist: signal::Receiver<u64>,
+) {
+    loop {
+        relist.borrow_and_update();
+        tokio::select! {
+            () = run_all(&client, &to) => return,
+            changed = relist.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+        }
+        tracing::info!("every kind is listed anew");
+    }
+}
+
+async fn run_all(client: &Client, to: &mpsc::Sender<Watched>) {
     let all = watcher::Config::default();
     let mirrors = all
         .clone()
@@ -55,14 +75,14 @@ pub(super) async fn run(client: Client, to: mpsc::Sender<Watched>) {
         .clone()
         .fields(&format!("metadata.name={}", labels::HEARTBEAT_LEASE));
     tokio::join!(
-        objects::<MemberCluster>(&client, all.clone(), Kind::Member, &to),
-        objects::<ExportRecord>(&client, all.clone(), Kind::Export, &to),
-        objects::<EndpointSlice>(&client, mirrors, Kind::Slice, &to),
-        objects::<ProxyGroup>(&client, all.clone(), Kind::Group, &to),
-        objects::<MultiClusterService>(&client, all.clone(), Kind::Service, &to),
-        objects::<ServiceImport>(&client, all.clone(), Kind::Import, &to),
-        watch::<Lease>(&client, heartbeats, &to, Watched::Lease),
-        watch::<MemberReport>(&client, all, &to, Watched::Report),
+        objects::<MemberCluster>(client, all.clone(), Kind::Member, to),
+        objects::<ExportRecord>(client, all.clone(), Kind::Export, to),
+        objects::<EndpointSlice>(client, mirrors, Kind::Slice, to),
+        objects::<ProxyGroup>(client, all.clone(), Kind::Group, to),
+        objects::<MultiClusterService>(client, all.clone(), Kind::Service, to),
+        objects::<ServiceImport>(client, all.clone(), Kind::Import, to),
+        watch::<Lease>(client, heartbeats, to, Watched::Lease),
+        watch::<MemberReport>(client, all, to, Watched::Report),
     );
 }
 

@@ -16,7 +16,8 @@ use crate::distribute::View;
 use super::{ExportKey, GroupName, Kind, ObjectKey, ServiceKey, World, convert};
 
 impl World {
-    pub(super) fn objects(&self, kind: Kind) -> Vec<ObjectKey> {
+    /// Every object of a kind.
+    pub(crate) fn objects(&self, kind: Kind) -> Vec<ObjectKey> {
         let cluster: Arc<str> = "".into();
         match kind {
             Kind::Member => {

@@ -1,6 +1,7 @@
 //! An API server with what a hub needs, and what members and users would write to it.
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -25,9 +26,9 @@ use k8s_openapi::{
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Config, ResourceExt,
     api::{Patch, PatchParams, PostParams},
-    config::Kubeconfig,
+    config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::json;
 
@@ -35,7 +36,8 @@ use serde_json::json;
 pub(crate) struct Store {
     client: Client,
     folder: tempfile::TempDir,
-    _server: Server,
+    server: Option<Server>,
+    addr: Option<SocketAddr>,
 }
 
 #[allow(dead_code, reason = "held for as long as the store lives")]
@@ -87,8 +89,62 @@ impl Store {
         Self {
             client,
             folder: tempfile::tempdir().unwrap(),
-            _server: server,
+            server: Some(server),
+            addr: None,
         }
+    }
+
+    /// The embedded one on disk; it can be stopped, backed up and restored.
+    pub(crate) async fn durable() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let addr = "127.0.0.1:0".parse().unwrap();
+        let (server, addr, kubeconfig) = serve_durable(folder.path(), addr).await;
+        let mut config = Kubeconfig::from_yaml(&kubeconfig).unwrap();
+        config.current_context = Some(config.contexts[0].name.clone());
+        let options = KubeConfigOptions::default();
+        let config = Config::from_custom_kubeconfig(config, &options)
+            .await
+            .unwrap();
+        let store = Self {
+            client: Client::try_from(config).unwrap(),
+            folder,
+            server: Some(server),
+            addr: Some(addr),
+        };
+        store.prepare(&kubeconfig).await;
+        store
+    }
+
+    /// Takes a back-up, with a short stop.
+    pub(crate) async fn back_up(&mut self) -> PathBuf {
+        self.stop().await;
+        let backup = self.folder.path().join("backup");
+        copy(&self.folder.path().join("data"), &backup);
+        self.start_again().await;
+        backup
+    }
+
+    /// Goes back to a back-up, with a short stop.
+    pub(crate) async fn restore(&mut self, backup: PathBuf) {
+        self.stop().await;
+        let data = self.folder.path().join("data");
+        std::fs::remove_dir_all(&data).unwrap();
+        std::fs::rename(backup, data).unwrap();
+        self.start_again().await;
+    }
+
+    async fn stop(&mut self) {
+        let Some(Server::Embedded(server, handle)) = self.server.take() else {
+            panic!("only the embedded server is stopped");
+        };
+        drop(handle);
+        server.shutdown().await;
+    }
+
+    async fn start_again(&mut self) {
+        let addr = self.addr.expect("a durable server");
+        let (server, ..) = serve_durable(self.folder.path(), addr).await;
+        self.server = Some(server);
     }
 
     /// Kinds, the hub's rights, and a kubeconfig of its account.
@@ -279,6 +335,29 @@ impl Store {
             (names == proxies && status.in_sync == count).then_some(())
         })
         .await;
+    }
+}
+
+async fn serve_durable(folder: &Path, addr: SocketAddr) -> (Server, SocketAddr, String) {
+    let builder = ApiServer::builder().data_dir(folder.join("data"));
+    let server = builder.durable(true).build().await.unwrap();
+    let handle = eventually("the port to be free", async || {
+        server.serve(addr, Security::Tls).await.ok()
+    })
+    .await;
+    let (addr, kubeconfig) = (handle.addr(), handle.kubeconfig().to_owned());
+    (Server::Embedded(server, handle), addr, kubeconfig)
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        }
     }
 }
 

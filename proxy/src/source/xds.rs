@@ -129,8 +129,10 @@ impl Ads {
         step
     }
 
-    /// The first requests of a new stream.
+    /// The first requests of a new stream. What an earlier stream said and was held back is
+    /// forgotten: it is said again if it is still so.
     pub fn connect(&mut self) -> Vec<DeltaDiscoveryRequest> {
+        self.deferred.clear();
         self.asked = self.decoder.assignment_names().map(str::to_owned).collect();
         let names: Vec<String> = self.asked.iter().cloned().collect();
         let mut requests = vec![
@@ -140,7 +142,10 @@ impl Ads {
         if !names.is_empty() {
             requests.insert(1, self.subscribe(ASSIGNMENTS, names));
         }
-        requests[0].node = Some(self.node.clone());
+        requests[0].node = Some(Node {
+            metadata: envelope::node_metadata(&self.newest),
+            ..self.node.clone()
+        });
         requests
     }
 

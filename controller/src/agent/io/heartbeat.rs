@@ -18,13 +18,22 @@ use kube::{
     Api,
     api::{ListParams, Patch, PatchParams},
 };
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval, timeout},
+};
 
 use super::{AgentConfig, REQUEST_TIMEOUT};
-use crate::agent::report::{self, Observed};
+use crate::agent::{
+    report::{self, Observed},
+    restored::HubStore,
+};
 
 /// Renews the Lease for ever; a renewal that fails is made good by the next.
-pub(super) async fn renew(config: Arc<AgentConfig>) -> Result<(), TaskError> {
+pub(super) async fn renew(
+    config: Arc<AgentConfig>,
+    store: watch::Sender<HubStore>,
+) -> Result<(), TaskError> {
     let namespace = labels::member_namespace(&config.member);
     let api = Api::<Lease>::namespaced(config.hub.clone(), &namespace);
     let mut ticks = interval(RENEWAL);
@@ -43,7 +52,7 @@ pub(super) async fn renew(config: Arc<AgentConfig>) -> Result<(), TaskError> {
         let patch = Patch::Apply(&lease);
         let renewal = api.patch(labels::HEARTBEAT_LEASE, &params, &patch);
         match timeout(RENEWAL, renewal).await {
-            Ok(Ok(_)) => {}
+            Ok(Ok(lease)) => note(&store, &lease),
             Ok(Err(error)) => {
                 tracing::warn!(%error, "heartbeat failed; the next one is due in 5 s")
             }
@@ -52,16 +61,55 @@ pub(super) async fn renew(config: Arc<AgentConfig>) -> Result<(), TaskError> {
     }
 }
 
-/// Reports for ever.
-pub(super) async fn report(config: Arc<AgentConfig>) -> Result<(), TaskError> {
+/// Whether the hub's store has all that this agent wrote.
+pub(super) struct Mirrored {
+    pub(super) store: watch::Receiver<HubStore>,
+    /// The generation of the store that lacks nothing; `None` before the first look.
+    pub(super) generation: watch::Receiver<Option<u64>>,
+}
+
+impl Mirrored {
+    fn epoch(&self) -> Option<String> {
+        let store = self.store.borrow();
+        let whole = *self.generation.borrow() == Some(store.generation);
+        store.epoch.clone().filter(|_| whole)
+    }
+}
+
+fn note(store: &watch::Sender<HubStore>, lease: &Lease) {
+    let version = lease.metadata.resource_version.as_deref();
+    let version = version.and_then(|text| text.parse().ok()).unwrap_or(0);
+    let annotations = lease.metadata.annotations.as_ref();
+    let epoch = annotations.and_then(|all| all.get(labels::EPOCH).cloned());
+    store.send_if_modified(|store| {
+        let old = store.epoch.clone();
+        let other = store.heartbeat(version, epoch);
+        if other {
+            tracing::warn!("the hub's store was restored; comparing everything with it");
+        }
+        other || old != store.epoch
+    });
+}
+
+/// Reports every minute, and when it has been found that a restored hub lacks nothing, for ever.
+pub(super) async fn report(
+    config: Arc<AgentConfig>,
+    mut mirrored: Mirrored,
+) -> Result<(), TaskError> {
     let namespace = labels::member_namespace(&config.member);
     let api = Api::<MemberReport>::namespaced(config.hub.clone(), &namespace);
     let mut ticks = interval(REPORT);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            changed = mirrored.generation.changed() => changed?,
+        }
         let observed = observe(&config).await;
-        let spec: MemberReportSpec = report::report(&observed, &config.version, &config.now());
+        let spec = MemberReportSpec {
+            epoch: mirrored.epoch(),
+            ..report::report(&observed, &config.version, &config.now())
+        };
         let object = MemberReport::new(labels::MEMBER_REPORT, spec);
         let params = PatchParams::apply(labels::AGENT_MANAGER).force();
         let patch = Patch::Apply(&object);

@@ -50,6 +50,7 @@ pub(super) fn start(config: &Arc<AgentConfig>, shared: &Shared, tasks: &mut Task
         api: Api::<Namespace>::all(client()),
         kind: Kind::Namespace,
         selector: None,
+        store: None,
         wrap: |object| Object::Namespace(Box::new(object)),
     };
     tasks.spawn("watch namespaces", namespaces.run(changes.clone()));
@@ -57,6 +58,7 @@ pub(super) fn start(config: &Arc<AgentConfig>, shared: &Shared, tasks: &mut Task
         api: Api::<ServiceImport>::all(client()),
         kind: Kind::Import,
         selector: None,
+        store: None,
         wrap: |object| Object::Import(Box::new(object)),
     };
     tasks.spawn("watch imports", imports.run(changes.clone()));
@@ -64,6 +66,7 @@ pub(super) fn start(config: &Arc<AgentConfig>, shared: &Shared, tasks: &mut Task
         api: Api::<Service>::all(client()),
         kind: Kind::Service,
         selector: Some(format!("{}={}", import::MANAGED_BY, labels::MANAGER)),
+        store: None,
         wrap: |object| Object::Service(Box::new(object)),
     };
     tasks.spawn("watch derived services", services.run(changes.clone()));
@@ -71,6 +74,7 @@ pub(super) fn start(config: &Arc<AgentConfig>, shared: &Shared, tasks: &mut Task
         api: Api::<EndpointSlice>::all(client()),
         kind: Kind::Slice,
         selector: Some(format!("{}={}", labels::MANAGED_BY, labels::MANAGER)),
+        store: None,
         wrap: |object| Object::Slice(Box::new(object)),
     };
     tasks.spawn("watch derived slices", slices.run(changes.clone()));
@@ -78,6 +82,7 @@ pub(super) fn start(config: &Arc<AgentConfig>, shared: &Shared, tasks: &mut Task
         api: Api::<EndpointSlice>::namespaced(client(), labels::SYSTEM_NAMESPACE),
         kind: Kind::Pods,
         selector: Some(format!("kubernetes.io/service-name={PROXY_SERVICE}")),
+        store: None,
         wrap: |object| Object::Pods(Box::new(object)),
     };
     tasks.spawn("watch proxies", pods.run(changes));
@@ -201,7 +206,7 @@ fn key_of(name: &str) -> Key {
 
 fn take(observed: &mut Observed, change: Change, unlisted: &mut usize) {
     match change {
-        Change::Reset(kind, objects) => {
+        Change::Reset(kind, objects, _) => {
             observed.reset(kind, objects);
             *unlisted = unlisted.saturating_sub(1);
         }

@@ -9,13 +9,15 @@ use kube::{
     runtime::{WatchStreamExt, watcher, watcher::Event},
 };
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+
+use crate::agent::restored::HubStore;
 
 /// What a watch saw.
 #[derive(Debug)]
 pub(super) enum Change<T, O> {
-    /// A whole list, from the start or after a break.
-    Reset(T, Vec<O>),
+    /// A whole list, from the start or after a break, and in which store of the hub it was taken.
+    Reset(T, Vec<O>, u64),
     /// As it is now.
     Apply(O),
     /// Gone.
@@ -27,24 +29,47 @@ pub(super) struct Watch<K, T, F> {
     pub(super) api: Api<K>,
     pub(super) kind: T,
     pub(super) selector: Option<String>,
+    /// The store it watches, for those on the hub: in another one it begins with a list again.
+    pub(super) store: Option<watch::Receiver<HubStore>>,
     pub(super) wrap: F,
 }
 
 impl<K, T, F, O> Watch<K, T, F>
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
-    T: Clone + Debug + Send + 'static,
-    F: Fn(K) -> O + Send + 'static,
+    T: Clone + Debug + Send + Sync + 'static,
+    F: Fn(K) -> O + Send + Sync + 'static,
     O: Send + 'static,
 {
     /// Runs until the writer is gone. A watch that breaks starts again with back-off, and what was
     /// known stays until the new list is whole.
     pub(super) async fn run(self, changes: mpsc::Sender<Change<T, O>>) -> Result<(), TaskError> {
+        let Some(mut store) = self.store.clone() else {
+            return self.follow(0, &changes).await;
+        };
+        loop {
+            let generation = store.borrow_and_update().generation;
+            tokio::select! {
+                end = self.follow(generation, &changes) => return end,
+                changed = store.wait_for(|store| store.generation != generation) => {
+                    changed.map(drop)?;
+                }
+            }
+        }
+    }
+
+    async fn follow(
+        &self,
+        generation: u64,
+        changes: &mpsc::Sender<Change<T, O>>,
+    ) -> Result<(), TaskError> {
         let mut settings = watcher::Config::default();
         if let Some(selector) = &self.selector {
             settings = settings.labels(selector);
         }
-        let mut events = watcher(self.api, settings).default_backoff().boxed();
+        let mut events = watcher(self.api.clone(), settings)
+            .default_backoff()
+            .boxed();
         let mut listed = Vec::new();
         loop {
             let change = match events.try_next().await {
@@ -62,7 +87,7 @@ where
                     continue;
                 }
                 Ok(Some(Event::InitDone)) => {
-                    Change::Reset(self.kind.clone(), std::mem::take(&mut listed))
+                    Change::Reset(self.kind.clone(), std::mem::take(&mut listed), generation)
                 }
                 Ok(Some(Event::Apply(object))) => Change::Apply((self.wrap)(object)),
                 Ok(Some(Event::Delete(object))) => Change::Delete((self.wrap)(object)),

@@ -13,14 +13,14 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{MissedTickBehavior, interval, timeout},
 };
 
 use super::{AgentConfig, Change, REQUEST_TIMEOUT};
 use crate::agent::{
     exports::{self, Member, Write},
-    local::{Key, Local, Object},
+    local::{Key, Kind, Local, Object},
 };
 
 /// Runs until the watches are gone. Nothing is planned before each of them has listed once: what
@@ -28,7 +28,9 @@ use crate::agent::{
 pub(super) async fn run(
     config: Arc<AgentConfig>,
     mut inbox: mpsc::Receiver<Change>,
+    mirrored: watch::Sender<Option<u64>>,
 ) -> Result<(), TaskError> {
+    let mut hub = HubLists::default();
     let mut local = Local::default();
     let mut unlisted = LISTS;
     let mut again = BTreeSet::new();
@@ -38,9 +40,11 @@ pub(super) async fn run(
         tokio::select! {
             change = inbox.recv() => {
                 let Some(change) = change else { return Ok(()) };
+                hub.note(&change);
                 take(&mut local, change, &mut unlisted);
                 // Whatever else is there already is planned along.
                 while let Ok(change) = inbox.try_recv() {
+                    hub.note(&change);
                     take(&mut local, change, &mut unlisted);
                 }
             }
@@ -59,6 +63,11 @@ pub(super) async fn run(
             .map(|key| (key.clone(), exports::plan(&local, &member, &key)))
             .filter(|(_, writes)| !writes.is_empty())
             .collect();
+        if writes.is_empty() && again.is_empty() {
+            // Nothing is missing in the hub's store as it was listed last.
+            let generation = Some(hub.generation());
+            mirrored.send_if_modified(|old| std::mem::replace(old, generation) != generation);
+        }
         let done: Vec<_> = stream::iter(writes)
             .map(|(key, writes)| carry_out(&config, key, writes))
             .buffer_unordered(WRITES_AT_ONCE)
@@ -75,9 +84,30 @@ pub(super) async fn run(
     }
 }
 
+/// In which store of the hub records and mirrors were listed last.
+#[derive(Default)]
+struct HubLists {
+    records: u64,
+    mirrors: u64,
+}
+
+impl HubLists {
+    fn note(&mut self, change: &Change) {
+        match change {
+            Change::Reset(Kind::Record, _, generation) => self.records = *generation,
+            Change::Reset(Kind::Mirror, _, generation) => self.mirrors = *generation,
+            _ => {}
+        }
+    }
+
+    fn generation(&self) -> u64 {
+        self.records.min(self.mirrors)
+    }
+}
+
 fn take(local: &mut Local, change: Change, unlisted: &mut usize) {
     match change {
-        Change::Reset(kind, objects) => {
+        Change::Reset(kind, objects, _) => {
             local.reset(kind, objects);
             *unlisted = unlisted.saturating_sub(1);
         }

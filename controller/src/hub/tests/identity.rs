@@ -11,16 +11,17 @@ fn request() -> (rcgen::KeyPair, String) {
 }
 
 /// Posts to the hub, with a client certificate if one is given.
-async fn post(
+pub(super) async fn post(
     hub: &Handle,
     path: &str,
     body: &serde_json::Value,
     identity: Option<(&str, &str)>,
+    trusted: Option<&str>,
 ) -> (u16, String) {
     use http_body_util::BodyExt;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
     let mut roots = rustls::RootCertStore::empty();
-    let bundle = hub.bundle().unwrap();
+    let bundle = trusted.map_or_else(|| hub.bundle().unwrap(), str::to_owned);
     for root in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
         roots.add(root.unwrap()).unwrap();
     }
@@ -68,9 +69,9 @@ async fn a_bootstrap_token_admits_one_cluster_once() {
     world.prepared("a").await;
     let (_, csr) = request();
     let ask = |token: &str, uid: &str| join_request(token, &csr, uid);
-    let (status, body) = post(&world.hub, "/join", &ask(&token, "uid-1"), None).await;
+    let (status, body) = post(&world.hub, "/join", &ask(&token, "uid-1"), None, None).await;
     assert_eq!(status, 200, "{body}");
-    let (status, body) = post(&world.hub, "/join", &ask(&token, "uid-1"), None).await;
+    let (status, body) = post(&world.hub, "/join", &ask(&token, "uid-1"), None, None).await;
     assert_eq!(status, 401, "replayed: {body}");
     eventually("an event about the replay", async || {
         let events: Api<k8s_openapi::api::events::v1::Event> = Api::all(world.client.clone());
@@ -88,7 +89,7 @@ async fn a_bootstrap_token_admits_one_cluster_once() {
     let second = join::io::make_token(&world.client, &clock, &member)
         .await
         .unwrap();
-    let (status, body) = post(&world.hub, "/join", &ask(&second, "uid-2"), None).await;
+    let (status, body) = post(&world.hub, "/join", &ask(&second, "uid-2"), None, None).await;
     assert_eq!(status, 409, "another cluster took the name: {body}");
     world.hub.stop().await;
 }
@@ -103,7 +104,7 @@ fn join_request(token: &str, request: &str, uid: &str) -> serde_json::Value {
 }
 
 /// The certificate and key of member a, which has joined.
-async fn joined(world: &World) -> (String, String) {
+pub(super) async fn joined(world: &World) -> (String, String) {
     let member = fairlead_config::name::MemberName::parse("a").unwrap();
     let clock = Clock::system();
     let token = join::io::make_token(&world.client, &clock, &member)
@@ -115,6 +116,7 @@ async fn joined(world: &World) -> (String, String) {
         &world.hub,
         "/join",
         &join_request(&token, &csr, "uid-1"),
+        None,
         None,
     )
     .await;
@@ -128,10 +130,10 @@ async fn a_certificate_is_good_for_tokens_as_long_as_its_membership_lasts() {
     let world = world(true).await;
     let (certificate, key) = joined(&world).await;
 
-    let (status, body) = post(&world.hub, "/token", &json!({}), None).await;
+    let (status, body) = post(&world.hub, "/token", &json!({}), None, None).await;
     assert_eq!(status, 401, "{body}");
     let identity = Some((certificate.as_str(), key.as_str()));
-    let (status, body) = post(&world.hub, "/token", &json!({}), identity).await;
+    let (status, body) = post(&world.hub, "/token", &json!({}), identity, None).await;
     assert_eq!(status, 200, "{body}");
     let tokens: Tokens = serde_json::from_str(&body).unwrap();
     assert_eq!(tokens.member, "a");
@@ -157,10 +159,10 @@ async fn a_certificate_is_good_for_tokens_as_long_as_its_membership_lasts() {
         members.get_opt("a").await.ok()?.is_none().then_some(())
     })
     .await;
-    let (status, body) = post(&world.hub, "/token", &json!({}), identity).await;
+    let (status, body) = post(&world.hub, "/token", &json!({}), identity, None).await;
     assert_eq!(status, 403, "taken out: {body}");
     world.member("a").await;
-    let (status, body) = post(&world.hub, "/token", &json!({}), identity).await;
+    let (status, body) = post(&world.hub, "/token", &json!({}), identity, None).await;
     assert_eq!(
         status, 401,
         "a certificate of an earlier membership: {body}"

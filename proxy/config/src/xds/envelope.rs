@@ -4,12 +4,12 @@
 //! decided the same send the same. `asOf` and `epoch` ride in the envelope's metadata; whoever
 //! doesn't know them sees a standard resource.
 
-use prost_types::Struct;
+use prost_types::{Struct, Value, value::Kind};
 use sha2::{Digest, Sha256};
 
 use super::{
-    metadata, ours,
-    proto::{Any, Typed, discovery::Resource, pack},
+    METADATA_KEY, metadata, ours,
+    proto::{Any, Typed, core::Node, discovery::Resource, pack},
     text, text_at,
 };
 
@@ -39,10 +39,39 @@ pub fn stamp(resource: &Resource) -> Stamp {
     let Some(values) = ours(resource.metadata.as_ref()) else {
         return Stamp::default();
     };
+    stamp_of(values)
+}
+
+fn stamp_of(values: &Struct) -> Stamp {
     let as_of = text_at(values, "asOf").and_then(|text| text.parse().ok());
     Stamp {
         as_of: as_of.unwrap_or_default(),
         epoch: text_at(values, "epoch").unwrap_or_default().to_owned(),
+    }
+}
+
+/// What a client tells of itself when it opens a stream: the newest stamp that it runs on. So a
+/// control plane that was restored knows before it says anything.
+pub fn node_metadata(stamp: &Stamp) -> Option<Struct> {
+    let ours = stamp_values(stamp);
+    if ours.fields.is_empty() {
+        return None;
+    }
+    let ours = Value {
+        kind: Some(Kind::StructValue(ours)),
+    };
+    let mut all = Struct::default();
+    all.fields.insert(METADATA_KEY.to_owned(), ours);
+    Some(all)
+}
+
+/// The stamp that a client tells; the default where it tells none.
+pub fn node_stamp(node: &Node) -> Stamp {
+    let ours = node.metadata.as_ref();
+    let ours = ours.and_then(|all| all.fields.get(METADATA_KEY));
+    match ours.and_then(|value| value.kind.as_ref()) {
+        Some(Kind::StructValue(values)) => stamp_of(values),
+        _ => Stamp::default(),
     }
 }
 

@@ -200,6 +200,20 @@ fn an_older_view_is_held_back_and_then_accepted_and_counted() {
 }
 
 #[test]
+fn a_new_stream_begins_with_what_is_in_force_and_forgets_what_was_held_back() {
+    let mut proxy = Proxy::new();
+    proxy.receive_all(&encode(&snapshot(0..1, 5), 50), at(0));
+    let older = encode(&snapshot(0..1, 4), 40);
+    proxy.receive(response(ASSIGNMENTS, &older.assignments), at(1));
+    assert!(proxy.ads.next_deadline().is_some());
+    let requests = proxy.ads.connect();
+    let node = requests[0].node.clone().unwrap();
+    assert_eq!(envelope::node_stamp(&node), stamp(50));
+    assert_eq!(proxy.ads.next_deadline(), None);
+    assert_eq!(proxy.weight_of_first(), 5);
+}
+
+#[test]
 fn something_newer_ends_the_wait_of_an_older_view() {
     let mut proxy = Proxy::new();
     proxy.receive_all(&encode(&snapshot(0..1, 5), 50), at(0));

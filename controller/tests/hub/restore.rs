@@ -1,0 +1,187 @@
+//! The hub's store is restored from a back-up: nobody is told what was true then.
+
+use std::collections::BTreeSet;
+
+use fairlead_api::mcs::v1beta1::ServiceExport;
+use fairlead_apiserver::{ApiServer, Controllers};
+use fairlead_controller::agent::{self, AgentConfig, AgentHandle};
+use fairlead_runtime::clock::Clock;
+use k8s_openapi::{
+    api::{
+        core::v1::{ConfigMap, Namespace, Service},
+        discovery::v1::EndpointSlice,
+    },
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
+use kube::{
+    Api, Client, Resource,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::{
+    process::Hub,
+    proxy::Proxy,
+    store::{Store, eventually},
+};
+
+/// Whether the hub's process lives through it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_that_lives_through_a_restore_tells_nobody_the_past() {
+    restored(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_that_starts_on_a_restored_store_tells_nobody_the_past() {
+    restored(true).await;
+}
+
+async fn restored(restarted: bool) {
+    let mut store = Store::durable().await;
+    let mut hub = Hub::start(&store, "hub-0", &[]).await;
+    hub.is_ready().await;
+    store.member("a").await;
+    let member = Member::start(&store).await;
+    member.has(&["10.0.0.1"]).await;
+    store.serves().await;
+    let mut proxy = Proxy::open(&store, &hub, "one").await;
+    proxy.until_endpoints(&["10.0.0.1"]).await;
+    store.in_sync(&["one"]).await;
+
+    // What happens after the back-up was taken.
+    let backup = store.back_up().await;
+    // So much that the store takes a while to come that far again.
+    for last in 100..180 {
+        member.has(&["10.0.0.2", &format!("10.0.0.{last}")]).await;
+    }
+    proxy.until_endpoints(&["10.0.0.2", "10.0.0.179"]).await;
+    let epoch = epoch(&store).await;
+
+    if restarted {
+        hub.signal("KILL");
+        hub.ended().await;
+    }
+    store.restore(backup).await;
+    if restarted {
+        hub = Hub::start(&store, "hub-0", &[]).await;
+    }
+    proxy.reopen(&store, &hub).await;
+    eventually(
+        "a new epoch, in which members have mirrored anew",
+        async || {
+            let map = config_map(&store).await?;
+            let data = map.data?;
+            (data["epoch"] != epoch && data["remirroring"] == "false").then_some(())
+        },
+    )
+    .await;
+    member.has(&["10.0.0.3"]).await;
+    proxy.until_endpoints(&["10.0.0.3"]).await;
+    let past = proxy.since("10.0.0.179:8080");
+    let right = |ips: &BTreeSet<String>| !ips.is_empty() && !ips.contains("10.0.0.1:8080");
+    assert!(past.iter().all(right), "it was told the past: {past:?}");
+    member.agent.stop().await;
+}
+
+async fn epoch(store: &Store) -> String {
+    let map = config_map(store).await.unwrap();
+    map.data.unwrap()["epoch"].clone()
+}
+
+async fn config_map(store: &Store) -> Option<ConfigMap> {
+    let maps: Api<ConfigMap> = Api::namespaced(store.client(), "fairlead-system");
+    maps.get("fairlead-hub-epoch").await.ok()
+}
+
+/// Member a: a cluster with a service, and its agent.
+struct Member {
+    client: Client,
+    agent: AgentHandle,
+    _server: ApiServer,
+}
+
+impl Member {
+    async fn start(store: &Store) -> Self {
+        let server = ApiServer::builder()
+            .controllers(Controllers::NONE)
+            .build()
+            .await
+            .unwrap();
+        let client = server.client();
+        let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
+        for crd in fairlead_api::crds() {
+            crds.create(&PostParams::default(), &crd).await.unwrap();
+        }
+        let namespace =
+            json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "shop" } });
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        put(&namespaces, &namespace).await;
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": { "name": "web" },
+            "spec": { "ports": [{ "name": "http", "port": 80, "targetPort": 8080 }] },
+        });
+        put(
+            &Api::<Service>::namespaced(client.clone(), "shop"),
+            &service,
+        )
+        .await;
+        let export = json!({
+            "apiVersion": "multicluster.x-k8s.io/v1beta1", "kind": "ServiceExport",
+            "metadata": { "name": "web" },
+        });
+        let exports = Api::<ServiceExport>::namespaced(client.clone(), "shop");
+        eventually("ServiceExports to be served", async || {
+            let params = PatchParams::apply("test").force();
+            exports
+                .patch("web", &params, &Patch::Apply(&export))
+                .await
+                .ok()
+        })
+        .await;
+        let agent = agent::run(AgentConfig {
+            member: "a".to_owned(),
+            local: client.clone(),
+            hub: store.client(),
+            properties_pods: false,
+            version: "test".to_owned(),
+            downward: None,
+            clock: Clock::system(),
+        });
+        Self {
+            client,
+            agent,
+            _server: server,
+        }
+    }
+
+    /// The service's endpoints are these now.
+    async fn has(&self, ips: &[&str]) {
+        let endpoints = ips
+            .iter()
+            .map(|ip| json!({ "addresses": [ip], "conditions": { "ready": true } }));
+        let slice = json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": { "name": "web-1", "labels": { "kubernetes.io/service-name": "web" } },
+            "addressType": "IPv4",
+            "endpoints": endpoints.collect::<Vec<_>>(),
+            "ports": [{ "name": "http", "protocol": "TCP", "port": 8080 }],
+        });
+        put(
+            &Api::<EndpointSlice>::namespaced(self.client.clone(), "shop"),
+            &slice,
+        )
+        .await;
+    }
+}
+
+async fn put<K>(api: &Api<K>, object: &Value)
+where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let name = object["metadata"]["name"].as_str().unwrap();
+    let params = PatchParams::apply("test").force();
+    api.patch(name, &params, &Patch::Apply(object))
+        .await
+        .unwrap();
+}
