@@ -3,6 +3,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | [`fleet`] | how long a change takes from a member to a proxy, in a fleet of any size |
 //! | [`compare`] | rounds: start a proxy, load it row by row, stop it, next |
 //! | [`rows`] | what is measured, in which unit |
 //! | [`peers`] | how each proxy is found, configured, started and stopped |
@@ -16,6 +17,7 @@
 use clap::{Parser, Subcommand};
 
 mod compare;
+mod fleet;
 mod floor;
 mod load;
 mod peers;
@@ -39,6 +41,8 @@ struct Args {
 enum Command {
     /// Run all contestants in turn and compare them.
     Compare(compare::Options),
+    /// Start a fleet in this process and measure how long changes of endpoints take to a proxy.
+    Fleet(fleet::Options),
     /// Draw the chart again from a recorded result.
     Chart(report::ChartOptions),
     /// The bare relay (started by compare).
@@ -55,6 +59,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Command::Compare(options) => compare::run(&options),
+        Command::Fleet(options) => fleet::run(&options),
         Command::Chart(options) => report::chart(&options),
         Command::Floor(options) => floor::run(&options),
         Command::Client(options) => load::client::run(&options),

@@ -1,0 +1,143 @@
+//! How long a change of an endpoint takes from a member to a proxy: a whole fleet in one process,
+//! embedded API servers, real agents, hub and proxy core.
+//!
+//! Measured is the time from the acknowledgement of the write in the member until the new endpoint
+//! takes sessions in the proxy's view. Changes come at a fixed rate whatever becomes of those before.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`hub`] | the hub's API server and the hub |
+//! | [`member`] | a member's API server, its services and its agent |
+//! | [`proxy`] | the xDS client and the view of one proxy that imports everything |
+//! | [`record`] | what is printed and kept |
+
+mod hub;
+mod member;
+mod proxy;
+mod record;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context, bail};
+use fairlead_runtime::clock::Clock;
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::{task::JoinSet, time::MissedTickBehavior};
+
+use hub::Hub;
+use member::Member;
+use proxy::Proxy;
+use record::Record;
+
+/// What is measured.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Members of the fleet.
+    #[arg(long, default_value_t = 100)]
+    pub(crate) members: usize,
+    /// Services that every member exports.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) services: usize,
+    /// Endpoints of each service in each member.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) endpoints: usize,
+    /// Changes a second, over the whole fleet.
+    #[arg(long, default_value_t = 50)]
+    pub(crate) rate: u32,
+    /// How long changes come, in seconds.
+    #[arg(long, default_value_t = 20)]
+    pub(crate) seconds: u32,
+    /// Adds the result to this JSON file, in place of an earlier one of as many members.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
+    /// What to log on stderr.
+    #[arg(long, default_value = "warn", value_name = "LEVEL")]
+    pub(crate) log: String,
+}
+
+/// Runs the measurement and prints it.
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    if options.members > 60_000 || options.endpoints > 200 || options.services > 250 {
+        bail!("at most 60000 members of 250 services of 200 endpoints: addresses run out");
+    }
+    fairlead_runtime::logging::start(&options.log, fairlead_runtime::logging::Format::Text)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let record = runtime.block_on(measure(options))?;
+    print!("{record}");
+    match &options.record {
+        Some(path) => record.keep(path),
+        None => Ok(()),
+    }
+}
+
+async fn measure(options: &Options) -> anyhow::Result<Record> {
+    let clock = Clock::system();
+    let started = clock.now();
+    let hub = Hub::start(options, &clock).await.context("the hub")?;
+    let numbers = stream::iter(0..options.members).map(|number| {
+        let (hub, clock) = (&hub, &clock);
+        async move { Member::start(options, number, hub, clock).await }
+    });
+    let members: Vec<Member> = numbers
+        .buffered(16)
+        .try_collect()
+        .await
+        .context("a member")?;
+    let members: Vec<Arc<Member>> = members.into_iter().map(Arc::new).collect();
+    let proxy = Proxy::start(hub.addr(), &clock);
+    let all = options.members * options.services * options.endpoints;
+    proxy.has(all).await?;
+    eprintln!(
+        "{all} endpoints at the proxy after {:.1?}",
+        clock.now().since(started)
+    );
+    // What the fleet's start has left to do is not what is measured.
+    tokio::time::sleep(SETTLE).await;
+
+    let before = record::Usage::now()?;
+    let latencies = change(options, &members, &proxy, &clock).await?;
+    let usage = record::Usage::now()?.since(&before);
+    let record = Record::new(options, latencies, &usage, &hub.metrics());
+    hub.stop().await;
+    Ok(record)
+}
+
+/// Makes changes at a fixed rate; how long each took.
+async fn change(
+    options: &Options,
+    members: &[Arc<Member>],
+    proxy: &Proxy,
+    clock: &Clock,
+) -> anyhow::Result<Vec<Duration>> {
+    let count = options.rate * options.seconds;
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) / options.rate);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let mut changes = JoinSet::new();
+    for number in 0..count {
+        ticks.tick().await;
+        // Spread over members first, services second; no endpoint twice in a row.
+        let number = number as usize;
+        let member = Arc::clone(&members[(number * 7919) % members.len()]);
+        let service = number % options.services;
+        let (proxy, clock) = (proxy.clone(), clock.clone());
+        changes.spawn(async move {
+            let addr = member.fresh_addr(number);
+            let seen = proxy.expect(addr);
+            member.replace(service, addr).await?;
+            let acknowledged = clock.now();
+            let seen = tokio::time::timeout(PATIENCE, seen).await;
+            let seen = seen.with_context(|| format!("change {number} did not arrive"))??;
+            anyhow::Ok(seen.since(acknowledged))
+        });
+    }
+    let mut latencies = Vec::new();
+    while let Some(done) = changes.join_next().await {
+        latencies.push(done??);
+    }
+    Ok(latencies)
+}
+
+/// Reports, statuses, leases: what follows a start.
+const SETTLE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(60);

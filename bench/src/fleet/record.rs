@@ -1,0 +1,172 @@
+//! What a run of the fleet showed.
+
+use std::{fmt, path::Path, time::Duration};
+
+use anyhow::Context;
+use fairlead_controller::hub::Metrics;
+use serde::{Deserialize, Serialize};
+
+use super::Options;
+
+/// The result of one run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Record {
+    machine: String,
+    members: usize,
+    services: usize,
+    endpoints_per_member_and_service: usize,
+    changes_per_second: u32,
+    changes: usize,
+    /// From the acknowledged write to the endpoint in the proxy's view.
+    milliseconds: Percentiles,
+    /// CPU time of the whole process, all API servers and agents in it, a change.
+    cpu_milliseconds_per_change: f64,
+    /// Of that time, what an idle fleet of this size takes is in it too.
+    cpu_cores: f64,
+    hub_plan_microseconds: f64,
+    resident_megabytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Percentiles {
+    p50: f64,
+    p90: f64,
+    p99: f64,
+    max: f64,
+}
+
+/// What the process has used.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Usage {
+    cpu: Duration,
+    resident: u64,
+}
+
+impl Record {
+    pub(crate) fn new(
+        options: &Options,
+        mut latencies: Vec<Duration>,
+        usage: &Usage,
+        metrics: &Metrics,
+    ) -> Self {
+        latencies.sort_unstable();
+        let at = |part: f64| {
+            let last = latencies.len().saturating_sub(1);
+            let index = (latencies.len() as f64 * part).ceil() as usize;
+            let found = latencies.get(index.saturating_sub(1).min(last));
+            round(found.map_or(0.0, |one| one.as_secs_f64() * 1000.0))
+        };
+        let cpu = usage.cpu.as_secs_f64();
+        Self {
+            machine: machine(),
+            members: options.members,
+            services: options.services,
+            endpoints_per_member_and_service: options.endpoints,
+            changes_per_second: options.rate,
+            changes: latencies.len(),
+            milliseconds: Percentiles {
+                p50: at(0.5),
+                p90: at(0.9),
+                p99: at(0.99),
+                max: at(1.0),
+            },
+            cpu_milliseconds_per_change: round(cpu * 1000.0 / latencies.len().max(1) as f64),
+            cpu_cores: round(cpu / f64::from(options.seconds)),
+            hub_plan_microseconds: round(mean_plan(&metrics.render()) * 1e6),
+            resident_megabytes: usage.resident / 1_000_000,
+        }
+    }
+
+    /// Puts it into a file of results.
+    pub(crate) fn keep(&self, path: &Path) -> anyhow::Result<()> {
+        let mut all: Vec<Self> = match std::fs::read(path) {
+            Ok(text) => serde_json::from_slice(&text).context("the file of results")?,
+            Err(_) => Vec::new(),
+        };
+        all.retain(|one| one.members != self.members);
+        all.push(self.clone());
+        all.sort_by_key(|one| one.members);
+        let mut text = serde_json::to_string_pretty(&all)?;
+        text.push('\n');
+        std::fs::write(path, text).with_context(|| path.display().to_string())
+    }
+}
+
+impl fmt::Display for Record {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Percentiles { p50, p90, p99, max } = self.milliseconds;
+        writeln!(
+            out,
+            "{} members, {} services, {} endpoints each, {} changes/s:",
+            self.members,
+            self.services,
+            self.endpoints_per_member_and_service,
+            self.changes_per_second,
+        )?;
+        writeln!(
+            out,
+            "  acknowledged to active  p50 {p50} ms, p90 {p90} ms, p99 {p99} ms, max {max} ms"
+        )?;
+        writeln!(
+            out,
+            "  the whole process       {} cores, {} ms CPU a change, {} MB",
+            self.cpu_cores, self.cpu_milliseconds_per_change, self.resident_megabytes,
+        )?;
+        writeln!(
+            out,
+            "  the hub's plan          {} µs in the mean",
+            self.hub_plan_microseconds
+        )
+    }
+}
+
+impl Usage {
+    pub(crate) fn now() -> anyhow::Result<Self> {
+        let status = std::fs::read_to_string("/proc/self/stat").context("/proc/self/stat")?;
+        let fields = status.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let fields: Vec<u64> = fields
+            .split_whitespace()
+            .map(|field| field.parse().unwrap_or(0))
+            .collect();
+        let field = |at: usize| fields.get(at).copied().unwrap_or(0);
+        // After the name: user and system time in hundredths of a second, then pages.
+        Ok(Self {
+            cpu: Duration::from_millis((field(11) + field(12)) * 10),
+            resident: field(21) * 4096,
+        })
+    }
+
+    pub(crate) fn since(self, before: &Self) -> Self {
+        Self {
+            cpu: self.cpu.saturating_sub(before.cpu),
+            resident: self.resident,
+        }
+    }
+}
+
+/// Mean seconds of a plan, from the hub's own metrics.
+fn mean_plan(metrics: &str) -> f64 {
+    let value = |name: &str| {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|text| text.trim().parse::<f64>().ok())
+    };
+    let sum = value("fairlead_hub_plan_seconds_sum ");
+    let count = value("fairlead_hub_plan_seconds_count ");
+    sum.zip(count)
+        .map_or(0.0, |(sum, count)| sum / count.max(1.0))
+}
+
+fn machine() -> String {
+    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpus
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"));
+    let model = model.map_or("unknown", |text| text.trim_start_matches([' ', '\t', ':']));
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    format!("{cores} cores of {model}")
+}
+
+fn round(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
+}
