@@ -27,9 +27,8 @@ pub fn refusal(ip: IpAddr, member: &Member, settings: Settings) -> Option<String
     if ip == IpAddr::from([255, 255, 255, 255]) {
         return Some("is the broadcast address".to_owned());
     }
-    if ip.is_loopback() {
-        let refused = "is loopback, which would mean the proxy itself";
-        return (!settings.allow_loopback).then(|| refused.to_owned());
+    if ip.is_loopback() && !settings.allow_loopback {
+        return Some("is loopback, which would mean the proxy itself".to_owned());
     }
     match &member.cidrs {
         None => None,
@@ -100,11 +99,12 @@ mod tests {
             allow_loopback: true,
             ..Settings::default()
         };
-        let member = member(&["10.0.0.0/8"]);
+        let member = member(&["127.0.0.0/16"]);
         assert_eq!(
             refusal("127.0.0.9".parse().unwrap(), &member, settings),
             None
         );
+        assert!(refusal("127.1.0.1".parse().unwrap(), &member, settings).is_some());
         assert!(refusal("169.254.0.1".parse().unwrap(), &member, settings).is_some());
     }
 

@@ -191,7 +191,8 @@ impl Fleet {
                 let Some(Ok(member)) = region.map(MemberName::parse) else {
                     continue;
                 };
-                let active = locality.total_requests_in_progress;
+                // Flows move by themselves: nobody waits for them.
+                let active = locality.total_active_connections;
                 let at = (service.clone(), member);
                 match proxy.sessions.insert(at, active) {
                     Some(old) if old == active => {}

@@ -207,7 +207,7 @@ pub struct SliceEndpoint {
 /// What the proxies report of a member's part in a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Load {
-    /// Live sessions and flows; `None` when a live proxy has not reported.
+    /// Live sessions, without flows; `None` when a live proxy has not reported.
     pub active: Option<u64>,
     /// Endpoints that some proxy's probes call healthy.
     pub healthy: u32,

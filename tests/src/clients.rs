@@ -54,15 +54,19 @@ pub async fn ask_tcp(addr: SocketAddr) -> io::Result<String> {
     Ok(Session::open(addr).await?.member)
 }
 
-/// Who answers one datagram of a new flow from `from`.
+/// Who answers a datagram of a new flow from `from`. A lost one is sent again, as clients do.
 pub async fn ask_udp(from: Ipv4Addr, addr: SocketAddr) -> io::Result<(String, SocketAddr)> {
     let socket = UdpSocket::bind((from, 0)).await?;
     socket.connect(addr).await?;
-    socket.send(b"hello").await?;
     let mut buffer = [0; 256];
-    let count = timeout(PATIENCE, socket.recv(&mut buffer)).await??;
-    let text = String::from_utf8_lossy(&buffer[..count]).into_owned();
-    Ok((member(&text)?, socket.local_addr()?))
+    for _ in 0..DATAGRAMS {
+        socket.send(b"hello").await?;
+        if let Ok(received) = timeout(FLOW_PATIENCE, socket.recv(&mut buffer)).await {
+            let text = String::from_utf8_lossy(&buffer[..received?]).into_owned();
+            return Ok((member(&text)?, socket.local_addr()?));
+        }
+    }
+    Err(io::ErrorKind::TimedOut.into())
 }
 
 /// Asks `count` times over TCP, [`CLIENTS`] at a time. Fails with the first failure.
@@ -194,5 +198,8 @@ fn member(answer: &str) -> io::Result<String> {
 
 /// At a time.
 pub const CLIENTS: usize = 8;
+/// A datagram may be lost, with its endpoint or in a full buffer.
+const DATAGRAMS: usize = 5;
+const FLOW_PATIENCE: Duration = Duration::from_secs(4);
 /// A request that takes longer has failed.
 pub const PATIENCE: Duration = Duration::from_secs(30);

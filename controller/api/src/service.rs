@@ -464,7 +464,8 @@ pub struct MemberStatus {
     /// Why.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// Live sessions and flows on it, over all proxies that reported; absent when one did not.
+    /// Live sessions on it, over all proxies that reported; absent when one did not. Flows, which
+    /// move by themselves, are not counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_sessions: Option<i64>,
 }

@@ -71,19 +71,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 async fn gather(client: &Client, namespace: &str, name: &str) -> anyhow::Result<Explanation> {
     let imports = Api::<ServiceImport>::namespaced(client.clone(), namespace);
     let services = Api::<MultiClusterService>::namespaced(client.clone(), namespace);
-    let selector = format!(
-        "{}={namespace},{}={name}",
-        labels::SERVICE_NAMESPACE,
-        labels::SERVICE_NAME
-    );
-    let selected = ListParams::default().labels(&selector);
     let records = Api::<ExportRecord>::all(client.clone());
     let members = Api::<MemberCluster>::all(client.clone());
     let everything = ListParams::default();
     let (import, services, exports, members) = tokio::try_join!(
         imports.get_opt(name),
         services.list(&everything),
-        records.list(&selected),
+        records.list(&everything),
         members.list(&everything),
     )
     .context("the hub's objects cannot be read")?;
@@ -91,10 +85,14 @@ async fn gather(client: &Client, namespace: &str, name: &str) -> anyhow::Result<
         .items
         .into_iter()
         .find(|one| one.spec.service_import.name == name);
+    // By what they say, not by their labels: one that was forged is to be seen, too.
+    let exports = exports.items.into_iter().filter(|record| {
+        record.spec.service_namespace == namespace && record.spec.service_name == name
+    });
     Ok(Explanation {
         import,
         service,
-        exports: exports.items,
+        exports: exports.collect(),
         members: members.items,
     })
 }

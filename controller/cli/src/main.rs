@@ -36,7 +36,7 @@ enum Command {
     /// Make a cluster a member: NAME on the hub, then --invitation in the cluster.
     Join(join::JoinOptions),
     /// Take a member out.
-    Leave(join::LeaveOptions),
+    Leave(join::leave::LeaveOptions),
     /// Credentials of standalone proxies.
     #[command(subcommand)]
     Proxy(ProxyCommand),
@@ -68,7 +68,11 @@ fn main() -> ExitCode {
         },
         Command::Undrain(options) => drain::undrain(&options),
         Command::Join(options) => join::join(&options),
-        Command::Leave(options) => join::leave(&options),
+        Command::Leave(options) => match join::leave::leave(&options) {
+            Ok(join::leave::Left::TimedOut) => return ExitCode::from(3),
+            Ok(join::leave::Left::Done) => Ok(()),
+            Err(error) => Err(error),
+        },
         Command::Proxy(ProxyCommand::Token(options)) => join::proxy_token(&options),
         Command::Crds(options) => crds::run(&options),
         Command::UpMember(options) => up::member::run(&options),
@@ -88,5 +92,5 @@ EXIT CODES
   0  done
   1  failed; standard error says why and what to do
   2  the command line is wrong
-  3  a drain did not finish in time; sessions are still live
+  3  a drain or a leave did not finish in time; what was asked for stays asked for
 ";

@@ -129,7 +129,7 @@ impl Proxy {
                 .into_iter()
                 .map(|(member, active)| UpstreamLocalityStats {
                     locality: Some(member_locality(member)),
-                    total_requests_in_progress: active,
+                    total_active_connections: active,
                     ..UpstreamLocalityStats::default()
                 });
             ClusterStats {

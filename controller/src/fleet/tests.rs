@@ -27,7 +27,7 @@ fn report(active: u64, verdicts: &[(&str, VerdictKind)]) -> LoadStatsRequest {
             cluster_name: "shop/web:http".into(),
             upstream_locality_stats: vec![UpstreamLocalityStats {
                 locality: Some(member_locality(&member)),
-                total_requests_in_progress: active,
+                total_active_connections: active,
                 ..Default::default()
             }],
             ..Default::default()

@@ -46,14 +46,31 @@ pub(super) struct Queue(mpsc::Receiver<Announcement>);
 
 impl Announcer {
     pub(super) fn normal(&self, about: About, reason: &'static str, note: String) {
-        self.tell(about, false, reason, note);
+        self.tell(about, false, (reason, "Observe"), note);
     }
 
     pub(super) fn warning(&self, about: About, reason: &'static str, note: String) {
-        self.tell(about, true, reason, note);
+        self.tell(about, true, (reason, "Observe"), note);
     }
 
-    fn tell(&self, about: About, warning: bool, reason: &'static str, mut note: String) {
+    /// Somebody was refused. Events of one reason and `action` become one, told with its first note.
+    pub(super) fn refused(
+        &self,
+        about: About,
+        reason: &'static str,
+        action: &'static str,
+        note: String,
+    ) {
+        self.tell(about, true, (reason, action), note);
+    }
+
+    fn tell(
+        &self,
+        about: About,
+        warning: bool,
+        (reason, action): (&'static str, &'static str),
+        mut note: String,
+    ) {
         // The API takes 1 KiB.
         let cut = (0..=NOTE_BYTES_MAX.min(note.len())).rev();
         let cut = cut.into_iter().find(|at| note.is_char_boundary(*at));
@@ -62,7 +79,7 @@ impl Announcer {
             about,
             warning,
             reason,
-            action: "Observe",
+            action,
             note,
         };
         if self.0.try_send(announcement).is_err() {

@@ -262,10 +262,26 @@ async fn identity(
             if let Some(member) = claimed {
                 let note = format!("{path} refused: {error}");
                 let events = &server.streams.events;
-                events.warning(About::Member(member), "IdentityRefused", note);
+                let action = action_of(&error);
+                events.refused(About::Member(member), "IdentityRefused", action, note);
             }
             text(status, &error.to_string())
         }
+    }
+}
+
+/// What was not done, so that refusals for different reasons are told apart.
+fn action_of(error: &RequestError) -> &'static str {
+    match error {
+        RequestError::Refused(refusal) => match refusal {
+            Refusal::NotAToken | Refusal::Unknown => "CheckToken",
+            Refusal::Expired(_) => "CheckExpiry",
+            Refusal::Taken { .. } => "ClaimName",
+            Refusal::Leaving(_) | Refusal::NoMember(_) => "FindMember",
+            Refusal::NoCertificate => "CheckCertificate",
+        },
+        RequestError::Certificate(_) => "SignCertificate",
+        RequestError::Api(_) => "AskAPIServer",
     }
 }
 

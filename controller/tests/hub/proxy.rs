@@ -240,7 +240,7 @@ impl State {
     fn load_report(&self) -> LoadStatsRequest {
         let locality = |active| UpstreamLocalityStats {
             locality: Some(member_locality(&MemberName::parse("a").unwrap())),
-            total_requests_in_progress: active,
+            total_active_connections: active,
             ..Default::default()
         };
         LoadStatsRequest {

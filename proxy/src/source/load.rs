@@ -55,6 +55,8 @@ pub struct ServiceLoad {
     pub service: ServiceName,
     /// Sessions refused by a limit or for want of an endpoint.
     pub dropped: u64,
+    /// Whether it takes datagrams: what is live on it are flows, which a drain doesn't wait for.
+    pub datagrams: bool,
     /// Its members.
     pub members: Vec<MemberLoad>,
 }
@@ -110,6 +112,8 @@ struct Wanted {
 #[derive(Debug, Default)]
 struct LastService {
     at: Tick,
+    /// The members that were reported on this stream.
+    told: BTreeSet<MemberName>,
     dropped: u64,
     endpoints: BTreeMap<(MemberName, SocketAddr), LastEndpoint>,
 }
@@ -152,6 +156,7 @@ impl Reporter {
     pub fn restart(&mut self) {
         self.wanted = None;
         (self.next_all, self.next_watched) = (Tick::MAX, Tick::MAX);
+        self.last.values_mut().for_each(|last| last.told.clear());
         let rows = self
             .last
             .values_mut()
@@ -193,13 +198,17 @@ impl Reporter {
             if !listed && !watched {
                 continue;
             }
+            let last = self.last.entry(load.service.clone()).or_default();
+            let news = load
+                .members
+                .iter()
+                .any(|it| !last.told.contains(&it.member));
             let detail = match () {
                 () if watched && watched_due => Some(Detail::Everything),
                 () if all_due && wanted.endpoints => Some(Detail::Changed),
-                () if all_due => Some(Detail::Members),
+                () if all_due || news => Some(Detail::Members),
                 () => None,
             };
-            let last = self.last.entry(load.service.clone()).or_default();
             report
                 .verdicts
                 .extend(last.verdicts(load, sample.unix_millis));
@@ -209,7 +218,14 @@ impl Reporter {
         if all_due {
             self.forget(sample);
             report.proxy = Some(sample.proxy.clone());
-            self.next_all = now + wanted.interval;
+            // What has just started has its services a moment later.
+            let nothing_yet = sample.services.iter().all(|load| load.members.is_empty());
+            let interval = if nothing_yet {
+                WATCHED_INTERVAL
+            } else {
+                wanted.interval
+            };
+            self.next_all = now + interval;
         }
         if watched_due {
             let any = !wanted.watched.is_empty();
@@ -275,7 +291,8 @@ impl LastService {
         verdicts
     }
 
-    /// What has happened since the last call; `None` for nothing.
+    /// What has happened since the last call; `None` for nothing. On a new stream an idle member is
+    /// news, too.
     fn stats(&mut self, load: &ServiceLoad, detail: Detail, now: Tick) -> Option<ClusterStats> {
         let dropped = load.dropped.wrapping_sub(self.dropped);
         let mut stats = ClusterStats {
@@ -285,7 +302,7 @@ impl LastService {
             ..ClusterStats::default()
         };
         for member in &load.members {
-            let member_stats = self.member_stats(member, detail);
+            let member_stats = self.member_stats(member, detail, load.datagrams);
             stats.upstream_locality_stats.extend(member_stats);
         }
         (self.at, self.dropped) = (now, load.dropped);
@@ -293,13 +310,19 @@ impl LastService {
         (!silent).then_some(stats)
     }
 
-    fn member_stats(&mut self, load: &MemberLoad, detail: Detail) -> Option<UpstreamLocalityStats> {
+    fn member_stats(
+        &mut self,
+        load: &MemberLoad,
+        detail: Detail,
+        datagrams: bool,
+    ) -> Option<UpstreamLocalityStats> {
         let mut stats = UpstreamLocalityStats {
             locality: Some(member_locality(&load.member)),
             priority: load.tier,
             ..UpstreamLocalityStats::default()
         };
-        let mut changed = detail == Detail::Everything;
+        let first = self.told.insert(load.member.clone());
+        let mut changed = first || detail == Detail::Everything;
         for endpoint in &load.endpoints {
             let row = self.row(&load.member, endpoint.addr);
             let sessions = u64::from(endpoint.sessions.wrapping_sub(row.sessions));
@@ -314,7 +337,9 @@ impl LastService {
             stats.total_error_requests += failed;
             stats.total_fail_connections += failed;
             stats.total_requests_in_progress += active;
-            stats.total_active_connections += active;
+            if !datagrams {
+                stats.total_active_connections += active;
+            }
             changed |= moved;
             if detail == Detail::Everything || (moved && detail == Detail::Changed) {
                 stats.upstream_endpoint_stats.push(UpstreamEndpointStats {

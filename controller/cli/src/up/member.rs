@@ -27,7 +27,7 @@ use super::{
     cluster::Cluster,
     folder::Ports,
     objects::{self, ServiceName},
-    samples::Samples,
+    samples::{self, Samples},
     wait,
 };
 
@@ -45,6 +45,9 @@ pub(crate) struct Options {
     subnet: u8,
     #[arg(long, default_value_t = 0)]
     pods: u8,
+    /// Where its pods listen.
+    #[arg(long, default_value_t = 0)]
+    port: u16,
     /// Keep objects on disk.
     #[arg(long)]
     durable: bool,
@@ -122,10 +125,8 @@ async fn start(options: &Options) -> anyhow::Result<(Cluster, Option<Samples>)> 
         return Ok((cluster, None));
     }
     let mut ports = Ports::read(&options.folder)?;
-    let last = (ports.last("tcp"), ports.last("udp"));
-    let samples = Samples::start(&options.name, options.subnet, options.pods, last).await?;
-    ports.keep("tcp", samples.tcp_port)?;
-    ports.keep("udp", samples.udp_port)?;
+    let addresses = samples::addresses(options.subnet, options.pods);
+    let samples = Samples::start(&options.name, addresses, options.port).await?;
     let (folder, kubeconfig) = (
         options.folder.join("api"),
         options.folder.join("kubeconfig"),

@@ -156,11 +156,13 @@ fn starts(options: &Options, folder: &Folder, shape: Shape) -> anyhow::Result<Ve
         let name = MemberName::parse(&format!("member-{index}"))?;
         let subnet = (SUBNET + index).to_string();
         let pods = shape.pods.to_string();
-        let mut arguments = ["--subnet", &subnet, "--pods", &pods].map(str::to_owned);
-        let arguments = arguments.iter_mut().map(std::mem::take);
+        // One number in all members, and no other fleet's: so flows can be probed by the TCP port.
+        let port = shape.port.unwrap_or_default().to_string();
+        let arguments = ["--subnet", &subnet, "--pods", &pods, "--port", &port].map(str::to_owned);
         Ok(Start {
             kubeconfig: folder.path.join(name.as_str()).join("kubeconfig"),
             arguments: arguments
+                .into_iter()
                 .chain(folder.is_kept().then(|| "--durable".to_owned()))
                 .collect(),
             name,

@@ -192,8 +192,8 @@ fn of_samples(service: &ServiceName, samples: &Samples) -> [Value; 2] {
             "apiVersion": "v1", "kind": "Service",
             "metadata": { "name": name, "namespace": namespace },
             "spec": { "ports": [
-                { "name": "line", "port": 7000, "targetPort": samples.tcp_port, "protocol": "TCP" },
-                { "name": "datagram", "port": 7000, "targetPort": samples.udp_port, "protocol": "UDP" },
+                { "name": "line", "port": 7000, "targetPort": samples.port, "protocol": "TCP" },
+                { "name": "datagram", "port": 7000, "targetPort": samples.port, "protocol": "UDP" },
             ] },
         }),
         json!({
@@ -205,8 +205,8 @@ fn of_samples(service: &ServiceName, samples: &Samples) -> [Value; 2] {
             "addressType": "IPv4",
             "endpoints": endpoints,
             "ports": [
-                { "name": "line", "port": samples.tcp_port, "protocol": "TCP" },
-                { "name": "datagram", "port": samples.udp_port, "protocol": "UDP" },
+                { "name": "line", "port": samples.port, "protocol": "TCP" },
+                { "name": "datagram", "port": samples.port, "protocol": "UDP" },
             ],
         }),
     ]

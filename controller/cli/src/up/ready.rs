@@ -142,6 +142,8 @@ impl Ready {
             pid,
             kubeconfig,
         } = member;
+        let me = std::env::args().next();
+        let me = me.unwrap_or_else(|| "fairlead".to_owned());
         let watch = self.first.endpoint.tcp.as_deref().and_then(|tcp| {
             let (ip, port) = tcp.rsplit_once(':')?;
             Some(format!(
@@ -151,12 +153,13 @@ impl Ready {
         let watch = watch.unwrap_or_default();
         let (namespace, service) = self.first.service.split_once('/').unwrap_or_default();
         format!(
-            "\nTry, in another terminal (watch who answers, then change something):\n\n{watch}\
-             \x20 fairlead status --kubeconfig {hub}\n\
-             \x20 fairlead explain service {namespace}/{service} --kubeconfig {hub}\n\
-             \x20 fairlead drain {name} --kubeconfig {hub}; fairlead undrain {name} --kubeconfig {hub}\n\
+            "\nTry, in another terminal:\n\n{watch}\
+             \x20 export KUBECONFIG={hub}\n\
+             \x20 {me} status\n\
+             \x20 {me} explain service {namespace}/{service}\n\
+             \x20 {me} drain {name}; {me} undrain {name}\n\
+             \x20 kubectl get memberclusters,multiclusterservices,proxygroups -A\n\
              \x20 kubectl --kubeconfig {kubeconfig} annotate -n {namespace} serviceexport {service} fairlead.dev/weight=10\n\
-             \x20 kubectl --kubeconfig {hub} get memberclusters,multiclusterservices,proxygroups -A\n\
              \x20 kill -9 {pid}\n\n\
              Here: `blackhole {name}`, `heal {name}`, `restart hub`; Ctrl-C ends the fleet.\n\n",
         )

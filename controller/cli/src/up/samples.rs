@@ -3,11 +3,11 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddrV4},
     sync::Arc,
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -18,10 +18,9 @@ use tokio::{
 
 /// The servers of one member.
 pub(super) struct Samples {
-    /// One address a pod; all of them use the same two ports.
+    /// One address a pod; all of them use the same port, for TCP and for UDP.
     pub(super) addresses: Vec<Ipv4Addr>,
-    pub(super) tcp_port: u16,
-    pub(super) udp_port: u16,
+    pub(super) port: u16,
     listeners: Vec<Arc<TcpListener>>,
     silent: watch::Sender<bool>,
     /// Connections that fill the accept queues while the member is silent.
@@ -30,26 +29,20 @@ pub(super) struct Samples {
 }
 
 impl Samples {
-    /// Starts `pods` servers on addresses of `127.SUBNET.0.0/16`, at the TCP and UDP ports of the
-    /// `last` time where those can be had; 0 is any.
+    /// Starts a server on each address, all of them at this port.
     pub(super) async fn start(
         member: &str,
-        subnet: u8,
-        pods: u8,
-        last: (u16, u16),
+        addresses: Vec<Ipv4Addr>,
+        port: u16,
     ) -> anyhow::Result<Self> {
-        let addresses: Vec<Ipv4Addr> = (1..=pods)
-            .map(|pod| Ipv4Addr::new(127, subnet, 0, pod))
-            .collect();
-        let (listeners, tcp_port) = bind_all(&addresses, last.0, async |addr| {
-            TcpListener::bind(addr).await
-        })
-        .await
-        .context("cannot bind the sample TCP servers")?;
-        let (sockets, udp_port) =
-            bind_all(&addresses, last.1, async |addr| UdpSocket::bind(addr).await)
-                .await
-                .context("cannot bind the sample UDP servers")?;
+        let mut listeners = Vec::new();
+        let mut sockets = Vec::new();
+        for ip in &addresses {
+            let addr = SocketAddrV4::new(*ip, port);
+            let taken = || format!("a sample server cannot listen on {addr}");
+            listeners.push(TcpListener::bind(addr).await.with_context(taken)?);
+            sockets.push(UdpSocket::bind(addr).await.with_context(taken)?);
+        }
         let listeners: Vec<_> = listeners.into_iter().map(Arc::new).collect();
         let (silent, silence) = watch::channel(false);
         let mut tasks = JoinSet::new();
@@ -60,8 +53,7 @@ impl Samples {
         }
         Ok(Self {
             addresses,
-            tcp_port,
-            udp_port,
+            port,
             listeners,
             silent,
             fillers: Vec::new(),
@@ -109,55 +101,11 @@ impl Samples {
     }
 }
 
-/// Binds all addresses to one port that is free on each: the `last` one, if it still is.
-async fn bind_all<S: Local>(
-    addresses: &[Ipv4Addr],
-    last: u16,
-    bind: impl AsyncFn(SocketAddr) -> io::Result<S>,
-) -> anyhow::Result<(Vec<S>, u16)> {
-    let Some((first, others)) = addresses.split_first() else {
-        bail!("a member needs a pod");
-    };
-    let mut fault = None;
-    for attempt in 0..PORT_ATTEMPTS {
-        let wanted = if attempt == 0 { last } else { 0 };
-        let socket = match bind(SocketAddrV4::new(*first, wanted).into()).await {
-            Ok(socket) => socket,
-            Err(error) => {
-                fault = Some(error);
-                continue;
-            }
-        };
-        let port = socket.port()?;
-        let mut bound = vec![socket];
-        for ip in others {
-            match bind(SocketAddrV4::new(*ip, port).into()).await {
-                Ok(socket) => bound.push(socket),
-                Err(error) => fault = Some(error),
-            }
-        }
-        if bound.len() == addresses.len() {
-            return Ok((bound, port));
-        }
-    }
-    bail!("no port is free on all of {addresses:?}: {fault:?}")
-}
-
-/// What knows its port.
-trait Local {
-    fn port(&self) -> io::Result<u16>;
-}
-
-impl Local for TcpListener {
-    fn port(&self) -> io::Result<u16> {
-        Ok(self.local_addr()?.port())
-    }
-}
-
-impl Local for UdpSocket {
-    fn port(&self) -> io::Result<u16> {
-        Ok(self.local_addr()?.port())
-    }
+/// Pods' addresses: `127.SUBNET.0.1` and so on.
+pub(super) fn addresses(subnet: u8, pods: u8) -> Vec<Ipv4Addr> {
+    (1..=pods)
+        .map(|pod| Ipv4Addr::new(127, subnet, 0, pod))
+        .collect()
 }
 
 async fn accept(listener: Arc<TcpListener>, name: Arc<str>, mut silence: watch::Receiver<bool>) {
@@ -212,7 +160,6 @@ async fn answer_datagrams(socket: UdpSocket, name: Arc<str>) {
 const BACKLOG: i32 = 1024;
 /// A queue of length 0 holds one connection; the second one fills what the kernel allows beyond.
 const FILLERS: usize = 4;
-const PORT_ATTEMPTS: usize = 32;
 
 #[cfg(test)]
 mod tests {
@@ -223,7 +170,7 @@ mod tests {
     use super::*;
 
     async fn ask(samples: &Samples) -> io::Result<String> {
-        let addr = SocketAddrV4::new(samples.addresses[0], samples.tcp_port);
+        let addr = SocketAddrV4::new(samples.addresses[0], samples.port);
         let mut stream = TcpStream::connect(addr).await?;
         stream.write_all(b"hello\n").await?;
         let mut answer = vec![0; 64];
@@ -233,7 +180,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_silent_member_answers_no_syn_until_it_speaks_again() {
-        let mut samples = Samples::start("eu-1", 251, 2, (0, 0)).await.unwrap();
+        let mut samples = Samples::start("eu-1", addresses(251, 2), 17_000)
+            .await
+            .unwrap();
         assert_eq!(ask(&samples).await.unwrap(), "eu-1 echo-0 hello\n");
         samples.fall_silent().unwrap();
         // Long enough for a SYN and its first retransmission.
@@ -248,10 +197,12 @@ mod tests {
 
     #[tokio::test]
     async fn datagrams_are_answered_with_member_and_pod() {
-        let samples = Samples::start("eu-1", 252, 2, (0, 0)).await.unwrap();
+        let samples = Samples::start("eu-1", addresses(252, 2), 17_000)
+            .await
+            .unwrap();
         let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         client
-            .send_to(b"hi", (samples.addresses[1], samples.udp_port))
+            .send_to(b"hi", (samples.addresses[1], samples.port))
             .await
             .unwrap();
         let mut answer = [0; 64];

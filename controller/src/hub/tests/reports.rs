@@ -26,7 +26,7 @@ fn report(active: u64) -> LoadStatsRequest {
             cluster_name: "shop/web:http".into(),
             upstream_locality_stats: vec![UpstreamLocalityStats {
                 locality: Some(member_locality(&MemberName::parse("a").unwrap())),
-                total_requests_in_progress: active,
+                total_active_connections: active,
                 ..Default::default()
             }],
             ..Default::default()

@@ -1,9 +1,14 @@
 //! Totals of the registry as a sample.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering::Relaxed, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::Ordering::Relaxed,
+    time::SystemTime,
+};
 
 use fairlead_config::{
-    name::MemberName,
+    frontend::Protocol,
+    name::{MemberName, ServiceName},
     snapshot::Snapshot,
     xds::proto::fairlead::{ProxyState, VerdictKind},
 };
@@ -20,6 +25,12 @@ pub fn sample(
 ) -> Sample {
     let since = now.duration_since(SystemTime::UNIX_EPOCH);
     let millis = since.map_or(0, |since| since.as_millis());
+    let of_datagrams: BTreeSet<&ServiceName> = snapshot
+        .frontends
+        .values()
+        .filter(|frontend| frontend.protocol == Protocol::Udp)
+        .map(|frontend| &frontend.service)
+        .collect();
     let mut services = Vec::new();
     let mut endpoints = 0;
     for row in directory.rows() {
@@ -46,6 +57,7 @@ pub fn sample(
         services.push(ServiceLoad {
             service: row.state.name.clone(),
             dropped: 0,
+            datagrams: of_datagrams.contains(&row.state.name),
             members,
         });
     }

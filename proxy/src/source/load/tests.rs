@@ -33,6 +33,7 @@ fn service(name: &str, endpoints: Vec<EndpointLoad>) -> ServiceLoad {
     ServiceLoad {
         service: ServiceName::parse(name).unwrap(),
         dropped: 0,
+        datagrams: false,
         members: vec![MemberLoad {
             member: MemberName::parse("eu-1").unwrap(),
             tier: 1,
@@ -120,6 +121,20 @@ fn counters_are_deltas_and_levels_are_levels_also_when_a_counter_wraps() {
 }
 
 #[test]
+fn flows_are_counted_but_not_as_sessions() {
+    let mut reporter = Reporter::new();
+    reporter.take(&wants(&[], false), at(0));
+    let flows = ServiceLoad {
+        datagrams: true,
+        ..service("a/b:c", vec![endpoint(1, 7, 9, 0)])
+    };
+    let report = reporter.report(&sample(vec![flows]), at(0)).unwrap();
+    assert_eq!(totals(&report), [(9, 0, 0)]);
+    let stats = &report.cluster_stats[0].upstream_locality_stats[0];
+    assert_eq!(stats.total_requests_in_progress, 7);
+}
+
+#[test]
 fn what_did_not_change_is_not_repeated() {
     let mut reporter = Reporter::new();
     reporter.take(&wants(&[], true), at(0));
@@ -133,7 +148,7 @@ fn what_did_not_change_is_not_repeated() {
     let report = reporter
         .report(&sample(vec![quiet.clone(), busy(1)]), at(0))
         .unwrap();
-    assert_eq!((report.cluster_stats.len(), rows(&report)), (1, 1));
+    assert_eq!((report.cluster_stats.len(), rows(&report)), (2, 1));
     let report = reporter
         .report(&sample(vec![quiet, busy(1)]), at(10_000))
         .unwrap();

@@ -1,0 +1,101 @@
+//! Endpoints that are replaced one by one, as a rollout does.
+
+use std::net::Ipv4Addr;
+
+use anyhow::ensure;
+use fairlead_tests::{
+    clients::{Load, failures},
+    fleet::{self, Fleet},
+    wait,
+};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, task::JoinSet};
+
+use crate::{program, real::accept, same};
+
+pub(crate) async fn endpoints_roll_one_by_one_and_no_client_notices() -> anyhow::Result<()> {
+    let fleet = Fleet::start(program(), &["--members", "2"]).await?;
+    let load = Load::tcp(fleet.ready.endpoint.tcp);
+    let client = fleet.member("member-1").await?;
+    let slices = Api::<EndpointSlice>::namespaced(client, "demo");
+    let slice = slices.get("echo").await?;
+    let port = slice.ports.as_ref().and_then(|ports| ports.first()?.port);
+    let port = u16::try_from(port.unwrap_or_default())?;
+    // Addresses of member-1's network that its own pods don't have.
+    let mut old: Vec<(String, Option<Pod>)> = vec![
+        ("127.21.0.1".to_owned(), None),
+        ("127.21.0.2".to_owned(), None),
+    ];
+    for generation in 0..6_u8 {
+        let pod = Pod::start(Ipv4Addr::new(127, 21, 1, generation + 1), port).await?;
+        let (leaving, ended) = old.remove(0);
+        let mut endpoints: Vec<Value> = old.iter().map(|(ip, _)| endpoint(ip, true)).collect();
+        endpoints.push(endpoint(&pod.ip, true));
+        let mut with_leaving = endpoints.clone();
+        with_leaving.push(endpoint(&leaving, false));
+        replace(&slices, &with_leaving).await?;
+        let started = pod.ip.clone();
+        old.push((pod.ip.clone(), Some(pod)));
+        wait_for(&fleet, &format!("{started}:{port}"), true).await?;
+        replace(&slices, &endpoints).await?;
+        wait_for(&fleet, &format!("{leaving}:{port}"), false).await?;
+        // Only now does the process end.
+        drop(ended);
+    }
+    let answers = load.stop().await;
+    same!(failures(&answers), [""; 0]);
+    let rolled = answers
+        .iter()
+        .filter(|answer| answer.by.as_deref() == Ok("rolled"));
+    ensure!(rolled.count() > 0, "no new pod answered");
+    Ok(())
+}
+
+/// A pod's server; it ends when this is dropped.
+struct Pod {
+    ip: String,
+    _tasks: JoinSet<()>,
+}
+
+impl Pod {
+    async fn start(ip: Ipv4Addr, port: u16) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind((ip, port)).await?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(accept(listener, "rolled pod".to_owned()));
+        Ok(Self {
+            ip: ip.to_string(),
+            _tasks: tasks,
+        })
+    }
+}
+
+fn endpoint(ip: &str, ready: bool) -> Value {
+    json!({
+        "addresses": [ip],
+        "conditions": { "ready": ready, "serving": true, "terminating": !ready },
+    })
+}
+
+async fn replace(slices: &Api<EndpointSlice>, endpoints: &[Value]) -> anyhow::Result<()> {
+    let patch = json!([ { "op": "replace", "path": "/endpoints", "value": endpoints } ]);
+    let patch = Patch::Json::<()>(serde_json::from_value(patch)?);
+    slices
+        .patch("echo", &PatchParams::default(), &patch)
+        .await?;
+    Ok(())
+}
+
+/// Waits until the proxy uses an endpoint, or has let go of it altogether.
+async fn wait_for(fleet: &Fleet, address: &str, there: bool) -> anyhow::Result<()> {
+    wait::until(&format!("{address} {there}"), async || {
+        let page = fleet::page(&fleet.ready.proxy_admin, "/services").await?;
+        let found = page.contains(&format!("\"{address}\""));
+        Ok((found == there).then_some(()).ok_or(page))
+    })
+    .await
+}
