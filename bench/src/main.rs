@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`fleet`] | how long a change takes from a member to a proxy, in a fleet of any size |
 //! | [`compare`] | rounds: start a proxy, load it row by row, stop it, next |
+//! | [`apiserver`] | the embedded API server beside kube-apiserver and etcd |
 //! | [`rows`] | what is measured, in which unit |
 //! | [`peers`] | how each proxy is found, configured, started and stopped |
 //! | [`floor`] | the relay without any feature: what user space costs at least |
@@ -16,6 +17,7 @@
 
 use clap::{Parser, Subcommand};
 
+mod apiserver;
 mod compare;
 mod fleet;
 mod floor;
@@ -43,6 +45,11 @@ enum Command {
     Compare(compare::Options),
     /// Start a fleet in this process and measure how long changes of endpoints take to a proxy.
     Fleet(fleet::Options),
+    /// Run the embedded API server beside a real kube-apiserver with etcd.
+    Apiserver(apiserver::Options),
+    /// An embedded API server (started by apiserver).
+    #[command(hide = true)]
+    ApiserverHost(apiserver::host::Options),
     /// Draw the chart again from a recorded result.
     Chart(report::ChartOptions),
     /// The bare relay (started by compare).
@@ -60,6 +67,8 @@ fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Command::Compare(options) => compare::run(&options),
         Command::Fleet(options) => fleet::run(&options),
+        Command::Apiserver(options) => apiserver::run(&options),
+        Command::ApiserverHost(options) => apiserver::host::run(&options),
         Command::Chart(options) => report::chart(&options),
         Command::Floor(options) => floor::run(&options),
         Command::Client(options) => load::client::run(&options),

@@ -201,7 +201,8 @@ fn spread(ratios: &[f64]) -> f64 {
     )
 }
 
-fn machine() -> String {
+/// CPU, cores and kernel, one line.
+pub(crate) fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");
     let model = cpu

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Builds the real kube-apiserver, kube-controller-manager and etcd for the conformance runs into
+# Builds the real kube-apiserver, kube-controller-manager, etcd and helm for the conformance runs into
 # $FAIRLEAD_KUBE_BIN (default ~/.cache/fairlead/kube-1.37.2); does nothing when they are there.
 # Minutes on two cores the first time. Prints the folder.
 set -euo pipefail
 version=v1.37.2
+helm=v4.3.1
 here=$(cd "$(dirname "$0")" && pwd)
 bin=${FAIRLEAD_KUBE_BIN:-${XDG_CACHE_HOME:-$HOME/.cache}/fairlead/kube-${version#v}}
 mkdir -p "$bin"
@@ -20,4 +21,12 @@ build() { # module folder, package, name
 build etcd . etcd
 build kubernetes ./apiserver kube-apiserver
 build kubernetes ./controller-manager kube-controller-manager
+if [ ! -x "$bin/helm" ]; then
+  echo "building helm" >&2
+  # Unlike Kubernetes itself, it can be installed as it is.
+  GOFLAGS=-mod=mod GOBIN="$bin/helm.part" go install -trimpath \
+    -ldflags "-s -w -X helm.sh/helm/v4/internal/version.version=$helm" "helm.sh/helm/v4/cmd/helm@$helm"
+  mv "$bin/helm.part/helm" "$bin/helm"
+  rmdir "$bin/helm.part"
+fi
 echo "$bin"

@@ -16,12 +16,34 @@ use kube::{Client, Config, config::AuthInfo};
 
 use crate::wait;
 
+/// How the processes are set up.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Where their files go (a folder of their own in it); `None` for the system's.
+    pub folder: Option<PathBuf>,
+    /// etcd makes each write safe before it answers. Tests can do without; comparisons can't.
+    pub fsync: bool,
+    /// Run kube-controller-manager too, where there is one.
+    pub controllers: bool,
+}
+
 /// The three processes.
 pub struct RealServer {
     children: Vec<Child>,
     folder: tempfile::TempDir,
     config: Config,
     client: Client,
+}
+
+impl Default for Setup {
+    /// As tests need it: quick, and complete.
+    fn default() -> Self {
+        Self {
+            folder: None,
+            fsync: false,
+            controllers: true,
+        }
+    }
 }
 
 impl RealServer {
@@ -36,10 +58,24 @@ impl RealServer {
     /// Starts etcd, kube-apiserver and, where the folder has it, kube-controller-manager, and waits
     /// until they serve.
     pub async fn start(programs: &Path) -> anyhow::Result<Self> {
-        let folder = tempfile::tempdir()?;
+        Self::start_with(programs, &Setup::default()).await
+    }
+
+    /// The same, set up in another way than tests need it.
+    pub async fn start_with(programs: &Path, setup: &Setup) -> anyhow::Result<Self> {
+        let folder = match &setup.folder {
+            Some(folder) => tempfile::tempdir_in(folder)?,
+            None => tempfile::tempdir()?,
+        };
+        let manager = programs.join("kube-controller-manager");
+        let managed = setup.controllers && manager.is_file();
         let files = Files::write(folder.path())?;
         let (etcd_port, peer_port, port) = (free_port()?, free_port()?, free_port()?);
-        let etcd = etcd(programs, folder.path(), (etcd_port, peer_port))?;
+        let mut etcd = etcd(programs, folder.path(), (etcd_port, peer_port));
+        if !setup.fsync {
+            etcd.arg("--unsafe-no-fsync");
+        }
+        let etcd = spawn(etcd, &folder.path().join("etcd.log"))?;
         let config = admin_config(port)?;
         let client = Client::try_from(config.clone())?;
         let mut server = Self {
@@ -48,11 +84,14 @@ impl RealServer {
             config,
             client,
         };
-        server
-            .children
-            .push(apiserver(programs, &files, (etcd_port, port))?);
+        let mut apiserver = apiserver(programs, &files, (etcd_port, port));
+        if !managed {
+            apiserver.arg("--disable-admission-plugins=ServiceAccount");
+        }
+        let log = files.folder.join("kube-apiserver.log");
+        server.children.push(spawn(apiserver, &log)?);
         server.wait_ready().await?;
-        if programs.join("kube-controller-manager").is_file() {
+        if managed {
             server.children.push(controller_manager(programs, &files)?);
         }
         Ok(server)
@@ -70,6 +109,11 @@ impl RealServer {
         config.auth_info.impersonate_groups =
             Some(groups.iter().map(|group| (*group).to_owned()).collect());
         Ok(Client::try_from(config)?)
+    }
+
+    /// The processes.
+    pub fn pids(&self) -> Vec<u32> {
+        self.children.iter().map(Child::id).collect()
     }
 
     /// The administrator's kubeconfig.
@@ -133,7 +177,7 @@ impl Files {
     }
 }
 
-fn etcd(programs: &Path, folder: &Path, (client, peer): (u16, u16)) -> anyhow::Result<Child> {
+fn etcd(programs: &Path, folder: &Path, (client, peer): (u16, u16)) -> Command {
     let client_url = format!("http://127.0.0.1:{client}");
     let peer_url = format!("http://127.0.0.1:{peer}");
     let mut command = Command::new(programs.join("etcd"));
@@ -143,12 +187,11 @@ fn etcd(programs: &Path, folder: &Path, (client, peer): (u16, u16)) -> anyhow::R
         .arg(format!("--advertise-client-urls={client_url}"))
         .arg(format!("--listen-peer-urls={peer_url}"))
         .arg(format!("--initial-advertise-peer-urls={peer_url}"))
-        .arg(format!("--initial-cluster=default={peer_url}"))
-        .arg("--unsafe-no-fsync");
-    spawn(command, &folder.join("etcd.log"))
+        .arg(format!("--initial-cluster=default={peer_url}"));
+    command
 }
 
-fn apiserver(programs: &Path, files: &Files, (etcd, port): (u16, u16)) -> anyhow::Result<Child> {
+fn apiserver(programs: &Path, files: &Files, (etcd, port): (u16, u16)) -> Command {
     let mut command = Command::new(programs.join("kube-apiserver"));
     command
         .arg(format!("--etcd-servers=http://127.0.0.1:{etcd}"))
@@ -172,10 +215,7 @@ fn apiserver(programs: &Path, files: &Files, (etcd, port): (u16, u16)) -> anyhow
         .arg(format!("--token-auth-file={}", files.tokens.display()))
         .arg("--authorization-mode=RBAC")
         .arg("--allow-privileged=true");
-    if !programs.join("kube-controller-manager").is_file() {
-        command.arg("--disable-admission-plugins=ServiceAccount");
-    }
-    spawn(command, &files.folder.join("kube-apiserver.log"))
+    command
 }
 
 fn controller_manager(programs: &Path, files: &Files) -> anyhow::Result<Child> {

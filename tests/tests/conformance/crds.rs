@@ -70,6 +70,44 @@ pub(crate) async fn instances_are_defaulted_pruned_and_validated(case: Case) -> 
     Ok(())
 }
 
+pub(crate) async fn what_is_no_instance_at_all_is_refused(case: Case) -> anyhow::Result<()> {
+    let kind = define(&case, json!({})).await?;
+    let (group, other) = (&kind.group, "other.example.com/v1");
+    let uri = format!("/apis/{group}/v1/namespaces/{}/ships", case.namespace);
+    for (body, code, reason) in [
+        (
+            json!({ "apiVersion": format!("{group}/v1"), "kind": "Boat" }),
+            422,
+            "Invalid",
+        ),
+        (
+            json!({ "apiVersion": other, "kind": "Ship" }),
+            400,
+            "BadRequest",
+        ),
+        (
+            json!({ "apiVersion": format!("{group}/v1") }),
+            400,
+            "BadRequest",
+        ),
+        (json!({ "kind": "Ship" }), 400, "BadRequest"),
+        (
+            json!({ "apiVersion": format!("{group}/v1"), "kind": "Ship", "metadata": "x" }),
+            400,
+            "BadRequest",
+        ),
+        (json!([]), 400, "BadRequest"),
+    ] {
+        let request = http::Request::post(&uri)
+            .header("content-type", "application/json")
+            .body(body.to_string().into_bytes())?;
+        let (found, status) = case.raw(request).await?;
+        let told = (found, status["reason"].as_str());
+        ensure!(told == (code, Some(reason)), "{body}: {found} {status}");
+    }
+    Ok(())
+}
+
 pub(crate) async fn rules_see_the_old_value(case: Case) -> anyhow::Result<()> {
     let kind = define(&case, json!({})).await?;
     let api = kind.api(&case, "v1");

@@ -11,6 +11,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::{Builder, Runtime};
 
 mod crds;
+mod helm;
+mod input;
 mod lifecycle;
 mod objects;
 mod patches;
@@ -85,6 +87,7 @@ const CASES: &[(&str, Run)] = cases! {
     crds: [
         a_definition_is_established_and_served,
         instances_are_defaulted_pruned_and_validated,
+        what_is_no_instance_at_all_is_refused,
         rules_see_the_old_value,
         both_versions_serve_the_same_object,
         printer_columns_show_in_tables,
@@ -109,12 +112,26 @@ const CASES: &[(&str, Run)] = cases! {
         orphans_outlive_their_owner,
         a_foreground_delete_waits_for_dependents,
     ],
+    input: [
+        a_body_beyond_the_limit_is_too_large,
+        broken_bodies_are_bad_requests,
+        good_yaml_is_as_good_as_json,
+        unknown_and_repeated_fields_are_warned_of_refused_or_ignored,
+        bad_names_tell_their_field,
+        bad_questions_are_refused,
+        bad_patches_are_refused,
+    ],
+    helm: [
+        a_chart_is_installed_upgraded_rolled_back_and_uninstalled,
+        waiting_for_what_never_is_ready_ends_in_failure,
+    ],
     services: [
         a_service_gets_an_address_and_keeps_it,
         a_headless_service_gets_none,
         an_invalid_service_names_its_fields,
         slices_refuse_loopback_addresses,
         a_lease_is_renewed_under_its_version,
+        an_event_is_the_same_in_both_of_its_groups,
     ],
 };
 

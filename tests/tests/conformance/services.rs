@@ -1,8 +1,13 @@
-//! Services, EndpointSlices and Leases.
+//! Services, EndpointSlices, Leases and Events.
 
 use anyhow::{Context, ensure};
-use k8s_openapi::api::{coordination::v1::Lease, core::v1::Service, discovery::v1::EndpointSlice};
-use kube::api::{Patch, PatchParams, PostParams};
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::{Event, Service},
+    discovery::v1::EndpointSlice,
+    events::v1::Event as NewEvent,
+};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use crate::{
@@ -149,4 +154,27 @@ fn service(extra: Value) -> anyhow::Result<Service> {
         spec.extend(extra.clone());
     }
     object(json!({ "metadata": { "name": "web" }, "spec": spec }))
+}
+
+pub(crate) async fn an_event_is_the_same_in_both_of_its_groups(case: Case) -> anyhow::Result<()> {
+    let event: Event = object(json!({
+        "metadata": { "name": "one" },
+        "involvedObject": { "kind": "Pod", "namespace": case.namespace, "name": "main" },
+        "reason": "Started", "message": "It runs", "type": "Normal", "count": 2,
+    }))?;
+    let events = case.api::<Event>();
+    let made = events.create(&PostParams::default(), &event).await?;
+    let other = case.api::<NewEvent>().get("one").await?;
+    same!(other.metadata.uid, made.metadata.uid);
+    same!(other.note.as_deref(), Some("It runs"));
+    same!(
+        other.regarding.and_then(|pod| pod.name).as_deref(),
+        Some("main")
+    );
+    same!(other.deprecated_count, Some(2));
+    let of_pod = ListParams::default().fields("involvedObject.name=main,reason=Started");
+    same!(events.list(&of_pod).await?.items.len(), 1);
+    let of_other = ListParams::default().fields("involvedObject.name=other");
+    same!(events.list(&of_other).await?.items.len(), 0);
+    Ok(())
 }

@@ -74,19 +74,9 @@ impl Request<'_> {
             }
             let must = format!("must be {kind}");
             let cause = Cause::invalid("kind", &Value::String(given_kind.clone()), &must);
-            let name = object["metadata"]["name"].as_str().unwrap_or_default();
-            return Err(ApiError::invalid(&group, &given_kind, name, vec![cause]));
-        }
-        if given_kind != kind && self.resource.custom.is_some() && given_version == group_version {
-            let cause = Cause::invalid(
-                "kind",
-                &Value::String(given_kind.clone()),
-                &format!("must be {kind}"),
-            );
             let name = object
                 .get("metadata")
-                .and_then(|m| m.get("name"))
-                .and_then(Value::as_str);
+                .and_then(|metadata| metadata["name"].as_str());
             let name = name.unwrap_or_default();
             return Err(ApiError::invalid(&group, &given_kind, name, vec![cause]));
         }
@@ -110,7 +100,8 @@ impl Request<'_> {
         }
         object.insert("kind".to_owned(), Value::String(kind));
         object.insert("apiVersion".to_owned(), Value::String(group_version));
-        if !object.get("metadata").is_some_and(Value::is_object) {
+        // One of another form is for the schema to refuse.
+        if object.get("metadata").is_none_or(Value::is_null) {
             object.insert("metadata".to_owned(), Value::Object(Map::new()));
         }
         Ok(value)
