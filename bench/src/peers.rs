@@ -254,7 +254,8 @@ impl Running {
             if Instant::now() > deadline {
                 bail!("processes {pids:?} would not end");
             }
-            std::thread::sleep(STOP_LOOK);
+            // Nobody ever unparks this thread.
+            std::thread::park_timeout(STOP_LOOK);
         }
         wait_ports_free(place)
     }
@@ -312,7 +313,8 @@ fn wait_ports_free(place: &Place) -> anyhow::Result<()> {
         if Instant::now() > deadline {
             bail!("ports {held:?} are still held by somebody");
         }
-        std::thread::sleep(STOP_LOOK);
+        // Nobody ever unparks this thread.
+        std::thread::park_timeout(STOP_LOOK);
     }
 }
 
