@@ -406,7 +406,7 @@ impl Ground<'_> {
         };
         let gatherer = gather(
             self.fleet.clone(),
-            shared.clone(),
+            shared,
             commands,
             self.config.clock.clone(),
         );

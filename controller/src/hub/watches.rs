@@ -1,6 +1,6 @@
 //! Watches on the hub's API server, as a stream of inputs.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, time::Duration};
 
 use fairlead_api::{
     export::ExportRecord,
@@ -12,10 +12,7 @@ use fairlead_api::{
 };
 use futures::StreamExt;
 use k8s_openapi::api::{coordination::v1::Lease, discovery::v1::EndpointSlice};
-use kube::{
-    Api, Client, Resource,
-    runtime::{WatchStreamExt, watcher},
-};
+use kube::{Api, Client, Resource, runtime::watcher};
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch as signal};
 
@@ -119,33 +116,49 @@ async fn watch<K>(
     K::DynamicType: Default,
 {
     let kind = K::kind(&K::DynamicType::default()).into_owned();
-    let events = watcher(Api::<K>::all(client.clone()), config).default_backoff();
-    let mut events = std::pin::pin!(events);
-    let mut listed: Vec<K> = Vec::new();
-    while let Some(event) = events.next().await {
-        let seen = match event {
-            Ok(watcher::Event::Apply(object)) => Seen::Apply(object),
-            Ok(watcher::Event::Delete(object)) => Seen::Delete(object),
-            Ok(watcher::Event::Init) => {
-                listed.clear();
-                continue;
+    let mut failures = 0;
+    loop {
+        let events = watcher(Api::<K>::all(client.clone()), config.clone());
+        let mut events = std::pin::pin!(events);
+        let mut listed: Vec<K> = Vec::new();
+        while let Some(event) = events.next().await {
+            let failed = event.is_err();
+            let seen = match event {
+                Ok(watcher::Event::Apply(object)) => Seen::Apply(object),
+                Ok(watcher::Event::Delete(object)) => Seen::Delete(object),
+                Ok(watcher::Event::Init) => {
+                    listed.clear();
+                    continue;
+                }
+                Ok(watcher::Event::InitApply(object)) => {
+                    listed.push(object);
+                    continue;
+                }
+                Ok(watcher::Event::InitDone) => {
+                    failures = 0;
+                    Seen::Reset(std::mem::take(&mut listed))
+                }
+                Err(error) => {
+                    tracing::warn!(kind, %error, "a watch failed and begins with a list again");
+                    Seen::Failed
+                }
+            };
+            if to.send(wrap(seen)).await.is_err() {
+                return;
             }
-            Ok(watcher::Event::InitApply(object)) => {
-                listed.push(object);
-                continue;
+            // Going on from where it was would miss what a restored store has written since.
+            if failed {
+                break;
             }
-            Ok(watcher::Event::InitDone) => Seen::Reset(std::mem::take(&mut listed)),
-            Err(error) => {
-                tracing::warn!(kind, %error, "a watch failed and is started again");
-                Seen::Failed
-            }
-        };
-        if to.send(wrap(seen)).await.is_err() {
-            return;
         }
+        tokio::time::sleep(AGAIN_FIRST * (1 << failures)).await;
+        failures = (failures + 1).min(AGAIN_DOUBLINGS_MAX);
     }
 }
 
+/// How long a watch that failed waits, twice as long after each further failure: to 13 s.
+const AGAIN_FIRST: Duration = Duration::from_millis(200);
+const AGAIN_DOUBLINGS_MAX: u32 = 6;
 /// Events that wait for the engine; a full queue slows the watches down, which the API server
 /// bears.
 pub(super) const QUEUE: usize = 4096;

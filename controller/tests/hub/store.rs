@@ -43,7 +43,7 @@ pub(crate) struct Store {
 #[allow(dead_code, reason = "held for as long as the store lives")]
 enum Server {
     Embedded(ApiServer, Handle),
-    Real(RealServer),
+    Real(Box<RealServer>),
 }
 
 impl Store {
@@ -52,7 +52,7 @@ impl Store {
         let mut all = vec![Self::embedded().await];
         if let Some(real) = RealServer::start_from_environment().await.unwrap() {
             let kubeconfig = std::fs::read_to_string(real.kubeconfig()).unwrap();
-            let store = Self::new(real.client(), Server::Real(real));
+            let store = Self::new(real.client(), Server::Real(Box::new(real)));
             store.prepare(&kubeconfig).await;
             all.push(store);
         }

@@ -71,6 +71,8 @@ impl Agent {
             (false, _) => self.sees = false,
         }
         if !cluster.link {
+            // A watch that breaks begins with a list again.
+            self.hub = None;
             return;
         }
         self.renew(store, now);

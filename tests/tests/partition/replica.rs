@@ -87,12 +87,13 @@ impl Replica {
     pub(crate) fn step(&mut self, store: Option<&mut Store>, now: Tick) {
         let Some(store) = store else {
             self.heartbeats.blind(now);
+            // A watch that breaks begins with a list again.
+            self.seen = None;
             return;
         };
         if now >= self.next_look {
             self.next_look = now.after(LOOK_EVERY);
-            self.life
-                .show(&self.board.epoch().to_owned(), self.board.as_of());
+            self.life.show(self.board.epoch(), self.board.as_of());
             self.look(store, now);
         }
         self.keep_lease(store, now);
@@ -215,8 +216,7 @@ impl Replica {
     fn list(&mut self, store: &mut Store, now: Tick) {
         if self.listed {
             // A list taken after the first may come from a store that was restored.
-            self.life
-                .show(&self.board.epoch().to_owned(), self.world.as_of());
+            self.life.show(self.board.epoch(), self.world.as_of());
             self.look(store, now);
         }
         for kind in KINDS {

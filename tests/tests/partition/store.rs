@@ -108,7 +108,7 @@ impl Store {
                 });
             }
             Write::DeleteImport { key, .. } => {
-                self.delete(Kind::Import, &(key.namespace.clone(), key.name.clone()));
+                self.delete(Kind::Import, &(key.namespace, key.name));
             }
             Write::Service {
                 namespace,

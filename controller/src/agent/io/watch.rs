@@ -67,15 +67,19 @@ where
         if let Some(selector) = &self.selector {
             settings = settings.labels(selector);
         }
-        let mut events = watcher(self.api.clone(), settings)
-            .default_backoff()
-            .boxed();
+        let start = || watcher(self.api.clone(), settings.clone()).default_backoff();
+        let mut events = start().boxed();
         let mut listed = Vec::new();
         loop {
             let change = match events.try_next().await {
                 Ok(None) => return Err("the watch ended".into()),
                 Err(error) => {
                     tracing::debug!(kind = ?self.kind, %error, "watch broken; trying again");
+                    if self.store.is_some() {
+                        // Going on from where it was would miss what a restored hub has.
+                        tokio::time::sleep(AGAIN).await;
+                        events = start().boxed();
+                    }
                     continue;
                 }
                 Ok(Some(Event::Init)) => {
@@ -98,3 +102,6 @@ where
         }
     }
 }
+
+/// Between a break of a watch on the hub and its next list.
+const AGAIN: std::time::Duration = std::time::Duration::from_secs(2);
