@@ -434,6 +434,7 @@ fn parcels(learned: impl Iterator<Item = Learned>, bytes_max: usize) -> Vec<Parc
         let rest = rest.into_iter().map(move |endpoints| Learned {
             service: service.clone(),
             holds: Vec::new(),
+            members: Vec::new(),
             endpoints,
         });
         std::iter::once(first).chain(rest)

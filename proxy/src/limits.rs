@@ -126,6 +126,18 @@ impl Limiter {
         self.admit(Kind::Flow, client, now)
     }
 
+    /// A place for a flow that began before, in another process: it is not new, so no rate counts it.
+    pub fn readmit_flow(self: &Arc<Self>) -> Result<Admitted, Reason> {
+        if !self.slots(Kind::Flow).take() {
+            return Err(Reason::LimitConnections);
+        }
+        Ok(Admitted {
+            limiter: Arc::clone(self),
+            client: None,
+            kind: Kind::Flow,
+        })
+    }
+
     /// Live sessions.
     pub fn sessions(&self) -> u32 {
         self.sessions.taken.load(Ordering::Relaxed)

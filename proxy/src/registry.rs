@@ -228,6 +228,11 @@ impl MemberState {
         self.times.get_or_init(Box::default).record(took);
     }
 
+    /// Adds what an earlier process knew of connect times.
+    pub fn restore_times(&self, samples: &[(u8, u32)]) {
+        self.times.get_or_init(Box::default).restore(samples);
+    }
+
     /// The next number of its round-robin.
     pub fn next_turn(&self) -> u32 {
         self.turn.fetch_add(1, Relaxed)

@@ -27,9 +27,22 @@ pub struct Learned {
     /// How long its tiers are held back, in order.
     #[serde(default)]
     pub holds: Vec<LearnedHold>,
+    /// The members that anybody connected to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<LearnedMember>,
     /// The endpoints of which anything was learned.
     #[serde(default)]
     pub endpoints: Vec<LearnedEndpoint>,
+}
+
+/// What was learned about a member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LearnedMember {
+    /// Its name.
+    pub member: String,
+    /// How long connects to it took: numbers of a bucket, and how many it has.
+    pub connects: Vec<(u8, u32)>,
 }
 
 /// What was learned about an endpoint.
@@ -74,12 +87,19 @@ impl Directory {
                 };
                 learned.says_anything().then_some(learned)
             });
+            let members = row.members.iter().filter_map(|member| {
+                Some(LearnedMember {
+                    member: member.state.name.to_string(),
+                    connects: member.state.times()?.samples(),
+                })
+            });
             let learned = Learned {
                 service: served.service.name.to_string(),
                 holds: served.holds.learned(now),
+                members: members.collect(),
                 endpoints: endpoints.collect(),
             };
-            (!learned.endpoints.is_empty() || !learned.holds.is_empty()).then_some(learned)
+            learned.says_anything().then_some(learned)
         })
     }
 
@@ -101,6 +121,13 @@ impl Directory {
                 )
             })
             .collect();
+        for learned in &learned.members {
+            let identity = hash::member(&learned.member);
+            let mut members = row.members.iter();
+            if let Some(member) = members.find(|member| member.state.identity == identity) {
+                member.state.restore_times(&learned.connects);
+            }
+        }
         for learned in &learned.endpoints {
             let Some(state) = known.get(&(hash::member(&learned.member), learned.addr)) else {
                 continue;
@@ -124,6 +151,12 @@ impl Directory {
         }
         self.dirty.insert(id);
         self.flush(now);
+    }
+}
+
+impl Learned {
+    fn says_anything(&self) -> bool {
+        !(self.endpoints.is_empty() && self.holds.is_empty() && self.members.is_empty())
     }
 }
 

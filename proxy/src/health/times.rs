@@ -49,6 +49,25 @@ impl ConnectTimes {
             .then(|| Duration::from_micros(self.p95_micros.load(Relaxed).into()))
     }
 
+    /// The samples, as numbers of a bucket and how many it has.
+    pub fn samples(&self) -> Vec<(u8, u32)> {
+        let counts = self.buckets.iter().map(|bucket| bucket.load(Relaxed));
+        let filled = (0..).zip(counts).filter(|(_, count)| *count > 0);
+        filled.collect()
+    }
+
+    /// Adds samples of an earlier process; buckets that this version doesn't have are left out.
+    pub fn restore(&self, samples: &[(u8, u32)]) {
+        for (bucket, count) in samples {
+            if let Some(bucket) = self.buckets.get(usize::from(*bucket)) {
+                let count = (*count).min(HALVE_AT - 1);
+                bucket.fetch_add(count, Relaxed);
+                self.count.fetch_add(count, Relaxed);
+            }
+        }
+        self.p95_micros.store(self.compute_p95(), Relaxed);
+    }
+
     fn compute_p95(&self) -> u32 {
         let counts: [u32; BUCKETS] = std::array::from_fn(|index| self.buckets[index].load(Relaxed));
         let total: u64 = counts.iter().map(|&count| u64::from(count)).sum();

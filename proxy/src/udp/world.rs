@@ -87,6 +87,12 @@ impl Ground {
         })
     }
 
+    /// A place for a flow that began elsewhere.
+    pub(super) fn readmit(&self, service: &Service) -> Result<Admitted, DatagramDrop> {
+        let limiter = Arc::clone(&service.0.load().limiter);
+        limiter.readmit_flow().map_err(|_| DatagramDrop::LimitFlows)
+    }
+
     /// Tells an endpoint's state what became of a datagram.
     pub(crate) fn observe(&mut self, home: &Home, outcome: Outcome, now: Tick) {
         self.reports.extend(health::note(&home.live, outcome, now));

@@ -140,6 +140,20 @@ fn a_tier_that_is_held_back_stays_so_for_the_rest_of_its_time() {
 }
 
 #[test]
+fn hedging_knows_from_the_first_session_on_how_far_a_member_is() {
+    let old = service("a:2 b:2").build();
+    let far = old.endpoints()[0].member.clone();
+    (0..30).for_each(|_| far.record_time(Duration::from_millis(80)));
+    let mut new = service("a:2 b:2").build();
+    pass_on(&old, &mut new);
+    let endpoints = new.endpoints();
+    let p95 = |index: usize| endpoints[index].member.times()?.p95();
+    assert!(p95(0).is_some());
+    assert_eq!(p95(0), far.times().unwrap().p95());
+    assert_eq!(p95(2), None, "nobody connected there");
+}
+
+#[test]
 fn what_is_not_there_any_more_is_ignored() {
     let mut old = service("a:4").build();
     strike(&mut old, 3);
@@ -149,6 +163,7 @@ fn what_is_not_there_any_more_is_ignored() {
     let unknown = Learned {
         service: "other/service:http".to_owned(),
         holds: Vec::new(),
+        members: Vec::new(),
         endpoints: Vec::new(),
     };
     new.directory.learn(&unknown, new.now);

@@ -96,7 +96,7 @@ impl Datagrams {
     fn revive(&mut self, row: &FlowRow) -> Result<Flow<Ground>, DatagramDrop> {
         let (ends, now) = (row.ends(), self.now);
         let service = self.ground.route(&ends)?;
-        let permit = self.ground.admit(&service, &ends, now)?;
+        let permit = self.ground.readmit(&service)?;
         let home = self.ground.home_at(&service, row, now);
         let home = home.ok_or(DatagramDrop::NoEndpoint)?;
         Ok(Flow {
