@@ -349,7 +349,7 @@ fn no_pick_fails_while_endpoints_are_replaced_or_give_way_to_new_ones() {
     };
     let steps = [
         vec![gives_way(&one), two.clone()],
-        vec![two.clone()],
+        vec![two],
         vec![one.clone()],
     ];
     let (state, ended) = (fixture.state().clone(), AtomicBool::new(false));
