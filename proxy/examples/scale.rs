@@ -1,8 +1,8 @@
 //! What 10,000 services of 100 endpoints cost, and what a pick costs.
 //!
 //! `cargo run --release -p fairlead-proxy --example scale [services] [endpoints]` prints resident
-//! memory after each step, the time of a full load, of one endpoint's change, and of one pick by each
-//! balancer. No timing is asserted anywhere: machines differ.
+//! memory after each step, the time of a full load, of one endpoint's or frontend's change, and of one
+//! pick by each balancer. It needs a descriptor a service. No timing is asserted anywhere: machines differ.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,17 +16,21 @@ use std::{
 
 use fairlead_config::{
     endpoint::{Endpoint, EndpointKey, Hop, ObjectState, Target},
-    frontend::Protocol,
-    name::{MemberName, ServiceName},
+    frontend::{Frontend, Protocol},
+    name::{FrontendName, MemberName, ServiceName},
     policy::{Affinity, Balancer, Policy},
     service::{Member, MemberWeight, Service, Tier},
     snapshot::{Change, Delta, Snapshot},
 };
 use fairlead_proxy::{
+    access_log::sink::Sinks,
     balancer::{FlowKey, Tried, draw::Draw},
+    control::{Control, Options},
     directory::Directory,
+    metrics::Metrics,
+    tcp::Fleet,
 };
-use fairlead_runtime::clock::Tick;
+use fairlead_runtime::clock::{Clock, Tick};
 
 const MEMBERS: u32 = 4;
 
@@ -40,6 +44,7 @@ fn main() {
     let (mut snapshot, mut directory) = load(services, endpoints);
     change_one(&mut snapshot, &mut directory, services);
     drop((snapshot, directory));
+    whole(services, endpoints);
     for balancer in [
         Balancer::P2c,
         Balancer::RoundRobin,
@@ -89,6 +94,74 @@ fn change_one(snapshot: &mut Snapshot, directory: &mut Directory, services: u32)
         directory.advance(Tick(3));
     }
     println!("one endpoint's change: {:?}", began.elapsed() / rounds);
+}
+
+/// Everything that the control thread does, with a listening socket a service: the load as one
+/// batch, as one a service, and a change of an endpoint and of a frontend.
+fn whole(services: u32, endpoints: u32) {
+    for batch in [services, 1] {
+        let clock = Clock::system();
+        let metrics = Metrics::new(1);
+        let fleet = Fleet::new(1, metrics.clone(), clock.clone()).unwrap();
+        let options = Options {
+            seed: 1,
+            fd_budget: services as usize,
+            ..Options::default()
+        };
+        let mut control = Control::new(fleet, clock, Sinks::new(1, metrics), options);
+        let began = Instant::now();
+        for first in (0..services).step_by(batch as usize) {
+            let rows = (first..first + batch).flat_map(|number| rows(number, endpoints));
+            let applied = control.apply(Delta {
+                changes: rows.collect(),
+            });
+            assert!(applied.problems.is_empty(), "{}", applied.problems[0]);
+        }
+        println!(
+            "control, {batch} services a batch: loaded in {:?}: {} MB",
+            began.elapsed(),
+            resident_mb()
+        );
+        let rounds = 200;
+        let began = Instant::now();
+        for round in 0..rounds {
+            let mut changed = endpoint(round, round % 10);
+            changed.weight = 2;
+            let changes = vec![Change::Endpoint(name(round), changed)];
+            control.apply(Delta { changes });
+        }
+        println!("  one endpoint's change: {:?}", began.elapsed() / rounds);
+        let began = Instant::now();
+        for round in 0..rounds {
+            let mut changed = frontend(round);
+            changed.allow = vec!["10.0.0.0/8".parse().unwrap()];
+            let changes = vec![Change::Frontend(changed)];
+            control.apply(Delta { changes });
+        }
+        println!("  one frontend's change: {:?}", began.elapsed() / rounds);
+    }
+}
+
+fn rows(number: u32, endpoints: u32) -> [Change; 3] {
+    let all = (0..endpoints).map(|index| endpoint(number, index));
+    [
+        Change::Service(Box::new(service(number, Policy::default()))),
+        Change::Endpoints(name(number), all.collect()),
+        Change::Frontend(frontend(number)),
+    ]
+}
+
+fn frontend(number: u32) -> Frontend {
+    Frontend {
+        name: FrontendName::parse(&format!("frontend-{number}")).unwrap(),
+        protocol: Protocol::Tcp,
+        ip: Ipv4Addr::from(0x7f10_0000 + number).into(),
+        ports: 18_443..=18_443,
+        service: name(number),
+        sni: Vec::new(),
+        allow: Vec::new(),
+        proxy_protocol: None,
+    }
 }
 
 fn pick(balancer: Balancer, affinity: Affinity, endpoints: u32) {

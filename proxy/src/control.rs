@@ -6,7 +6,8 @@
 //! ```
 //!
 //! [`Control::apply`] takes a batch and returns when the data path runs on it. Cost: the rows
-//! touched; a change of endpoints alone touches neither routes nor sockets. Only this thread
+//! touched, and not the rows that there are; a change of endpoints alone touches neither routes nor
+//! sockets. Only this thread
 //! writes; the data threads see whole views and whole tables.
 
 use std::{collections::BTreeSet, os::fd::OwnedFd, sync::Arc, time::SystemTime};
@@ -30,6 +31,7 @@ use crate::{
         verdict::{Cause, Verdict},
     },
     metrics::Metrics,
+    sockets::Bind,
     source::load::{self, Sample},
     tcp::{Fleet, FrozenFlow, Queues},
     udp::passing::FlowRow,
@@ -44,8 +46,8 @@ mod routes;
 
 use drains::{Drain, Drains};
 use leaving::Leaving;
-use listeners::Listeners;
-use routes::Routes;
+use listeners::{Listeners, Wanted};
+use routes::{Moves, Routes};
 
 /// Everything that decides what the data threads do.
 #[derive(Debug)]
@@ -235,7 +237,7 @@ impl Control {
         if self.listeners.failed() == 0 {
             return Vec::new();
         }
-        self.listen()
+        self.listen(Vec::new())
     }
 
     /// When [`Self::advance`] has something to do.
@@ -389,27 +391,31 @@ impl Control {
         if frontends.is_empty() {
             return problems;
         }
-        let mut moved = false;
+        let mut moves = Moves::default();
         for name in frontends {
             let frontend = self.snapshot.frontends.get(&name);
             let id = self.directory.registry().frontend(&name);
-            moved |= self.routes.put_frontend(&name, frontend, id);
+            self.routes.put_frontend(&name, frontend, id, &mut moves);
             if frontend.is_none() {
                 self.directory.registry().remove_frontend(&name);
             }
         }
-        if moved {
-            let table = |protocol| Arc::new(self.routes.table(protocol));
-            self.fleet.routes.store(table(Protocol::Tcp));
-            self.fleet.datagram_routes.store(table(Protocol::Udp));
-            problems.extend(self.listen());
+        for (protocol, table) in [
+            (Protocol::Tcp, &self.fleet.routes),
+            (Protocol::Udp, &self.fleet.datagram_routes),
+        ] {
+            let groups = self.routes.groups(protocol, &moves);
+            if !groups.is_empty() {
+                table.store(Arc::new(table.load().with(groups)));
+            }
         }
+        problems.extend(self.listen(self.routes.wants(&moves)));
         problems
     }
 
-    fn listen(&mut self) -> Vec<Problem> {
+    fn listen(&mut self, wants: Vec<(Bind, Option<Wanted>)>) -> Vec<Problem> {
         let now = self.clock.now();
-        let problems = self.listeners.put(self.routes.bound(), now);
+        let problems = self.listeners.put(wants, now);
         let process = &self.fleet.metrics.process;
         process.frontends_bound.set(self.listeners.count() as i64);
         process.frontends_failed.set(self.listeners.failed() as i64);

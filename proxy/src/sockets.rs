@@ -1,16 +1,13 @@
 //! Which sockets to listen on, and on which thread.
 //!
-//! [`plan`] is pure: frontends, threads and a budget of descriptors in, one [`Planned`] an address
+//! [`plan`] is pure: addresses, threads and a budget of descriptors in, one [`Planned`] an address
 //! out. An address gets a listener on every thread (the kernel spreads connections over them)
 //! while the budget lasts; after that a single one, whose thread hands connections on. The
 //! [`io`] half binds.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use fairlead_config::{
-    frontend::{Frontend, Protocol},
-    name::FrontendName,
-};
+use fairlead_config::{frontend::Protocol, name::FrontendName};
 
 pub mod io;
 
@@ -53,30 +50,28 @@ pub struct Plan {
     pub refused: Vec<(Bind, FrontendName)>,
 }
 
-/// Plans the sockets of `frontends`, which are those whose service exists. Costs O(n log n) of the
-/// addresses; the same input gives the same plan, and addresses come in order, so that adding one
-/// moves few.
-pub fn plan<'a>(
-    frontends: impl IntoIterator<Item = &'a Frontend>,
+/// What is listened on already, which a plan leaves as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Held {
+    /// Addresses.
+    pub addresses: usize,
+    /// Sockets, of which an address may have several.
+    pub sockets: usize,
+}
+
+/// Plans sockets at the addresses `asked` for, beside those that are `held`. Costs O(n log n) of the
+/// addresses asked for; the same input gives the same plan.
+pub fn plan(
+    asked: BTreeMap<Bind, FrontendName>,
+    held: Held,
     threads: usize,
     fd_budget: usize,
 ) -> Plan {
-    let mut asked: BTreeMap<Bind, FrontendName> = BTreeMap::new();
-    for frontend in frontends {
-        for port in frontend.ports.clone() {
-            let bind = Bind {
-                protocol: frontend.protocol,
-                addr: SocketAddr::new(frontend.ip, port),
-            };
-            asked.entry(bind).or_insert_with(|| frontend.name.clone());
-        }
-    }
-    let count = asked.len();
     // What is left over when each has one goes to the first ones.
-    let mut extra = fd_budget.saturating_sub(count);
+    let mut extra = fd_budget.saturating_sub(held.sockets + asked.len());
     let per_spread = threads.max(1) - 1;
     let mut plan = Plan::default();
-    for (place, (bind, asked_by)) in asked.into_iter().enumerate() {
+    for (place, (bind, asked_by)) in (held.addresses..).zip(asked) {
         if place >= fd_budget {
             plan.refused.push((bind, asked_by));
             continue;

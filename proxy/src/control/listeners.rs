@@ -6,21 +6,18 @@ use std::{
     sync::Arc,
 };
 
-use fairlead_config::{frontend::Protocol, problem::Problem};
+use fairlead_config::{frontend::Protocol, name::FrontendName, problem::Problem};
 use fairlead_runtime::clock::Tick;
 
 use super::closing::Closing;
 
 use crate::{
-    sockets::{Bind, Planned, io, plan},
+    sockets::{Bind, Held, Planned, io, plan},
     sys::{
         handshake,
         tcp::{self, Liveness},
     },
-    tcp::{
-        Fleet, FrozenFlow, Start,
-        route::{Route, liveness},
-    },
+    tcp::{Fleet, FrozenFlow, Start},
     udp::passing::FlowRow,
     upgrade::{Inheritance, Offer, SocketRow, systemd::Notifier},
 };
@@ -32,12 +29,24 @@ pub(super) struct Listeners {
     fd_budget: usize,
     bound: BTreeMap<Bind, Bound>,
     closing: Closing,
-    failed: usize,
+    /// Sockets of the bound addresses.
+    sockets: usize,
+    /// What is wanted and couldn't be had.
+    failed: BTreeMap<Bind, Wanted>,
     next_id: u32,
     inherited: Inheritance,
     /// Where inherited sockets went, by their place in the offer: thread and id.
     places: BTreeMap<u32, (usize, u32)>,
     notifier: Notifier,
+}
+
+/// An address that frontends want.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    /// The first of them.
+    pub(super) asked_by: FrontendName,
+    /// How dead peers of its sessions are noticed.
+    pub(super) liveness: Liveness,
 }
 
 #[derive(Debug)]
@@ -63,7 +72,8 @@ impl Listeners {
             fd_budget,
             bound: BTreeMap::new(),
             closing: Closing::default(),
-            failed: 0,
+            sockets: 0,
+            failed: BTreeMap::new(),
             next_id: 0,
             inherited,
             places: BTreeMap::new(),
@@ -78,38 +88,40 @@ impl Listeners {
 
     /// Addresses that couldn't be listened on.
     pub(super) fn failed(&self) -> usize {
-        self.failed
+        self.failed.len()
     }
 
-    /// Makes the listeners what `routes` want; says what couldn't be had.
-    pub(super) fn put(
-        &mut self,
-        routes: impl Iterator<Item = Arc<Route>>,
-        now: Tick,
-    ) -> Vec<Problem> {
-        let routes: Vec<Arc<Route>> = routes.collect();
-        let frontends = routes.iter().map(|route| &*route.frontend);
-        let plan = plan(frontends, self.fleet.threads(), self.fd_budget);
-        let liveness_of: BTreeMap<_, _> = routes
-            .iter()
-            .map(|route| (route.frontend.name.clone(), liveness(&route.service)))
-            .collect();
-        let gone: Vec<Bind> = self
-            .bound
-            .keys()
-            .filter(|bind| !plan.binds.contains_key(bind))
-            .copied()
-            .collect();
-        for bind in gone {
-            self.close(bind, now);
+    /// Listens where it is wanted, and no more where it isn't. What failed before is tried again.
+    /// Says everything that can't be had. Costs what is touched.
+    pub(super) fn put(&mut self, wants: Vec<(Bind, Option<Wanted>)>, now: Tick) -> Vec<Problem> {
+        let mut asked = std::mem::take(&mut self.failed);
+        for (bind, wanted) in wants {
+            asked.remove(&bind);
+            match wanted {
+                None => self.close(bind, now),
+                Some(wanted) => {
+                    self.take_back_closing(bind);
+                    if let Some(bound) = self.bound.get_mut(&bind) {
+                        bound.update(bind, &wanted.liveness);
+                    } else {
+                        asked.insert(bind, wanted);
+                    }
+                }
+            }
         }
+        let held = Held {
+            addresses: self.bound.len(),
+            sockets: self.sockets,
+        };
+        let addrs = asked.iter();
+        let addrs = addrs.map(|(bind, wanted)| (*bind, wanted.asked_by.clone()));
+        let plan = plan(addrs.collect(), held, self.fleet.threads(), self.fd_budget);
         let mut problems = Vec::new();
         for (bind, planned) in &plan.binds {
-            let Some(liveness) = liveness_of.get(&planned.asked_by) else {
-                continue;
-            };
-            if let Err(error) = self.put_one(*bind, planned, liveness) {
+            if let Err(error) = self.bind(*bind, planned, &asked[bind].liveness) {
                 problems.push(problem(planned.asked_by.as_str(), super::chain(&error)));
+            } else {
+                asked.remove(bind);
             }
         }
         for (bind, asked_by) in &plan.refused {
@@ -120,7 +132,7 @@ impl Listeners {
             );
             problems.push(problem(asked_by.as_str(), message));
         }
-        self.failed = problems.len();
+        self.failed = asked;
         problems
     }
 
@@ -183,6 +195,7 @@ impl Listeners {
     /// Forgets all; the data threads close them.
     pub(super) fn forget(&mut self) {
         self.bound.clear();
+        self.sockets = 0;
         self.closing = Closing::default();
     }
 
@@ -213,29 +226,22 @@ impl Listeners {
         self.closing.next_look()
     }
 
-    fn put_one(
+    fn take_back_closing(&mut self, bind: Bind) {
+        if let Some(back) = self.closing.take(bind) {
+            for listening in &back.sockets {
+                self.notifier.store(&row(bind), listening.socket.as_fd());
+            }
+            self.sockets += back.sockets.len();
+            self.bound.insert(bind, back);
+        }
+    }
+
+    fn bind(
         &mut self,
         bind: Bind,
         planned: &Planned,
         liveness: &Liveness,
     ) -> Result<(), io::BindError> {
-        if let Some(back) = self.closing.take(bind) {
-            for listening in &back.sockets {
-                self.notifier.store(&row(bind), listening.socket.as_fd());
-            }
-            self.bound.insert(bind, back);
-        }
-        if let Some(bound) = self.bound.get_mut(&bind) {
-            if bind.protocol == Protocol::Tcp && bound.liveness != *liveness {
-                bound.liveness = *liveness;
-                for listening in &bound.sockets {
-                    // Sessions to come inherit it; a listener refuses none of these options.
-                    let _set = tcp::set_liveness(&listening.socket, liveness);
-                }
-            }
-            // A spread that changed keeps its sockets: hand-off evens the sessions out.
-            return Ok(());
-        }
         let threads = planned.spread.threads(self.fleet.threads());
         let inherited = self.inherited.take_bind(bind);
         let mut sockets = Vec::new();
@@ -262,6 +268,7 @@ impl Listeners {
             }
         }
         let liveness = *liveness;
+        self.sockets += sockets.len();
         self.bound.insert(bind, Bound { liveness, sockets });
         Ok(())
     }
@@ -278,6 +285,7 @@ impl Listeners {
     /// Closes an address: TCP listeners once nobody is in their handshake or queue.
     fn close(&mut self, bind: Bind, now: Tick) {
         if let Some(bound) = self.bound.remove(&bind) {
+            self.sockets -= bound.sockets.len();
             self.notifier.forget(&row(bind));
             match bind.protocol {
                 Protocol::Tcp => self.closing.begin(bind, bound, now),
@@ -311,6 +319,17 @@ impl Listeners {
 impl Bound {
     pub(super) fn sockets(&self) -> impl Iterator<Item = &OwnedFd> {
         self.sockets.iter().map(|listening| &*listening.socket)
+    }
+
+    /// Lets sessions to come notice dead peers in another way.
+    fn update(&mut self, bind: Bind, liveness: &Liveness) {
+        if bind.protocol == Protocol::Tcp && self.liveness != *liveness {
+            self.liveness = *liveness;
+            for socket in self.sockets() {
+                // A listener refuses none of these options.
+                let _set = tcp::set_liveness(socket, liveness);
+            }
+        }
     }
 
     #[cfg(test)]

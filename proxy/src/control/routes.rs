@@ -1,6 +1,10 @@
 //! Routes: what a session needs of its frontend and its service, kept in step with the snapshot.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use arc_swap::ArcSwap;
 use fairlead_config::{
@@ -16,11 +20,14 @@ use crate::{
     limits::Limiter,
     metrics::{MemberMetrics, Metrics, ServiceMetrics},
     registry::{FrontendId, ServiceState},
+    sockets::Bind,
     tcp::{
         pace::Pace,
-        route::{Entry, Route, RouteTable},
+        route::{Entry, Group, Route},
     },
 };
+
+use super::listeners::Wanted;
 
 /// All routes.
 #[derive(Debug)]
@@ -33,6 +40,17 @@ pub(super) struct Routes {
     /// Every frontend of the snapshot, also those whose service isn't there.
     by_service: BTreeMap<(ServiceName, FrontendName), ()>,
     service_of: BTreeMap<FrontendName, ServiceName>,
+    /// Frontends whose service is there, by address; the first one's options count.
+    by_addr: BTreeMap<Bind, BTreeMap<FrontendName, Entry>>,
+}
+
+/// Addresses that changes of frontends touched.
+#[derive(Debug, Default)]
+pub(super) struct Moves {
+    /// Other frontends are there, or none.
+    moved: BTreeSet<Bind>,
+    /// Only the service differs.
+    stayed: BTreeSet<Bind>,
 }
 
 /// What the routes of a service share.
@@ -59,6 +77,7 @@ impl Routes {
             entries: BTreeMap::new(),
             by_service: BTreeMap::new(),
             service_of: BTreeMap::new(),
+            by_addr: BTreeMap::new(),
         }
     }
 
@@ -142,18 +161,22 @@ impl Routes {
         own.map(|((_, frontend), ())| frontend.clone()).collect()
     }
 
-    /// Takes a frontend's row over; whether the table or the sockets differ now. Its route is
-    /// there while its service is.
+    /// Takes a frontend's row over, and notes the addresses where something differs now. Its route
+    /// is there while its service is.
     pub(super) fn put_frontend(
         &mut self,
         name: &FrontendName,
         frontend: Option<&Arc<Frontend>>,
         id: FrontendId,
-    ) -> bool {
+        moves: &mut Moves,
+    ) {
         self.link(name, frontend);
         let parts = frontend.and_then(|frontend| self.services.get(&frontend.service));
         let (Some(frontend), Some(parts)) = (frontend, parts) else {
-            return self.entries.remove(name).is_some();
+            if let Some(entry) = self.entries.remove(name) {
+                self.take_out(name, &entry.load().frontend, moves);
+            }
+            return;
         };
         let parts = parts.clone();
         let route = Arc::new(Route {
@@ -167,27 +190,67 @@ impl Routes {
             log: parts.log,
             pace: parts.pace,
         });
-        match self.entries.get(name) {
+        let entry = match self.entries.get(name) {
             Some(entry) => {
+                let entry = entry.clone();
                 let old = entry.swap(route);
-                old.frontend != *frontend
+                if old.frontend == *frontend {
+                    moves.stayed.extend(binds(frontend));
+                    return;
+                }
+                self.take_out(name, &old.frontend, moves);
+                entry
             }
             None => {
-                self.entries
-                    .insert(name.clone(), Arc::new(ArcSwap::new(route)));
-                true
+                let entry: Entry = Arc::new(ArcSwap::new(route));
+                self.entries.insert(name.clone(), entry.clone());
+                entry
             }
+        };
+        for bind in binds(frontend) {
+            let there = self.by_addr.entry(bind).or_default();
+            there.insert(name.clone(), entry.clone());
+            moves.moved.insert(bind);
         }
     }
 
-    /// The table of all routes of `protocol`.
-    pub(super) fn table(&self, protocol: Protocol) -> RouteTable {
-        RouteTable::build(protocol, self.entries.values().cloned())
+    /// What the table of `protocol` has to take over; nothing where it is as it was.
+    pub(super) fn groups(
+        &self,
+        protocol: Protocol,
+        moves: &Moves,
+    ) -> Vec<(SocketAddr, Option<Arc<Group>>)> {
+        let moved = moves.moved.iter().filter(|bind| bind.protocol == protocol);
+        let group = |bind: &Bind| {
+            let there = self.by_addr.get(bind)?;
+            Some(Arc::new(Group::of(there.values())))
+        };
+        moved.map(|bind| (bind.addr, group(bind))).collect()
     }
 
-    /// The routes whose frontends want sockets.
-    pub(super) fn bound(&self) -> impl Iterator<Item = Arc<Route>> {
-        self.entries.values().map(|entry| entry.load_full())
+    /// What is to be listened on at the touched addresses; none where nobody wants anything.
+    pub(super) fn wants(&self, moves: &Moves) -> Vec<(Bind, Option<Wanted>)> {
+        let want = |bind: &Bind| {
+            let (name, entry) = self.by_addr.get(bind)?.first_key_value()?;
+            Some(Wanted {
+                asked_by: name.clone(),
+                liveness: entry.load().liveness(),
+            })
+        };
+        let touched = moves.moved.union(&moves.stayed);
+        touched.map(|bind| (*bind, want(bind))).collect()
+    }
+
+    fn take_out(&mut self, name: &FrontendName, frontend: &Frontend, moves: &mut Moves) {
+        for bind in binds(frontend) {
+            if let Some(there) = self.by_addr.get_mut(&bind) {
+                there.remove(name);
+                if there.is_empty() {
+                    self.by_addr.remove(&bind);
+                }
+            }
+            moves.moved.insert(bind);
+        }
     }
 
     fn link(&mut self, name: &FrontendName, frontend: Option<&Arc<Frontend>>) {
@@ -203,6 +266,14 @@ impl Routes {
             self.by_service.insert((service, name.clone()), ());
         }
     }
+}
+
+fn binds(frontend: &Frontend) -> impl Iterator<Item = Bind> {
+    let (protocol, ip) = (frontend.protocol, frontend.ip);
+    frontend.ports.clone().map(move |port| Bind {
+        protocol,
+        addr: SocketAddr::new(ip, port),
+    })
 }
 
 fn lowest() -> FrontendName {

@@ -1,22 +1,27 @@
-use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
-
-use fairlead_config::name::ServiceName;
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 
 use super::{io::BindError, *};
 use crate::sys::tcp::Liveness;
 
-fn frontend(name: &str, port: u16, count: u16) -> Frontend {
-    Frontend {
-        name: FrontendName::parse(name).unwrap(),
-        protocol: Protocol::Tcp,
-        ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        ports: port..=port + count - 1,
-        service: ServiceName::parse("shop/checkout:https").unwrap(),
-        sni: Vec::new(),
-        allow: Vec::new(),
-        proxy_protocol: None,
+/// Ports of a frontend.
+fn asked(rows: &[(&str, u16, u16)]) -> BTreeMap<Bind, FrontendName> {
+    let mut asked = BTreeMap::new();
+    for (name, port, count) in rows {
+        for port in *port..port + count {
+            let bind = Bind {
+                protocol: Protocol::Tcp,
+                addr: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            };
+            asked.insert(bind, FrontendName::parse(name).unwrap());
+        }
     }
+    asked
 }
+
+const NONE: Held = Held {
+    addresses: 0,
+    sockets: 0,
+};
 
 const LIVENESS: Liveness = Liveness {
     keepalive: None,
@@ -25,7 +30,7 @@ const LIVENESS: Liveness = Liveness {
 
 #[test]
 fn within_the_budget_each_address_has_a_socket_on_every_thread() {
-    let plan = plan(&[frontend("a", 80, 1), frontend("b", 100, 3)], 4, 16);
+    let plan = plan(asked(&[("a", 80, 1), ("b", 100, 3)]), NONE, 4, 16);
     assert_eq!(plan.binds.len(), 4);
     assert!(
         plan.binds
@@ -37,7 +42,7 @@ fn within_the_budget_each_address_has_a_socket_on_every_thread() {
 
 #[test]
 fn beyond_the_budget_addresses_have_one_socket_and_threads_take_turns() {
-    let plan = plan(&[frontend("a", 100, 6)], 4, 12);
+    let plan = plan(asked(&[("a", 100, 6)]), NONE, 4, 12);
     let spreads: Vec<_> = plan.binds.values().map(|planned| planned.spread).collect();
     let one = Spread::One;
     assert_eq!(
@@ -50,17 +55,23 @@ fn beyond_the_budget_addresses_have_one_socket_and_threads_take_turns() {
 
 #[test]
 fn what_not_even_one_socket_is_left_for_is_refused_by_name() {
-    let plan = plan(&[frontend("a", 100, 3)], 4, 2);
+    let plan = plan(asked(&[("a", 100, 3)]), NONE, 4, 2);
     assert_eq!(plan.binds.len(), 2);
     assert_eq!(plan.refused[0].0.addr.port(), 102);
     assert_eq!(plan.refused[0].1.as_str(), "a");
 }
 
 #[test]
-fn frontends_of_one_address_share_its_sockets() {
-    let plan = plan(&[frontend("a", 80, 1), frontend("b", 80, 1)], 2, 100);
-    assert_eq!(plan.binds.len(), 1);
-    assert_eq!(plan.binds.values().next().unwrap().asked_by.as_str(), "a");
+fn what_is_held_counts_against_the_budget_and_one_more_has_one_socket_all_the_same() {
+    let spread = |addresses, sockets| {
+        let held = Held { addresses, sockets };
+        let plan = plan(asked(&[("a", 80, 1)]), held, 4, 12);
+        plan.binds.values().next().map(|planned| planned.spread)
+    };
+    assert_eq!(spread(2, 8), Some(Spread::Every));
+    assert_eq!(spread(3, 9), Some(Spread::One(3)));
+    assert_eq!(spread(3, 12), Some(Spread::One(3)));
+    assert_eq!(spread(12, 12), None);
 }
 
 fn taken(protocol: Protocol, addr: SocketAddr) -> String {

@@ -25,7 +25,7 @@ use crate::{
     sys::poll::{Interest, Poller},
     tcp::{
         pace::Pace,
-        route::{Entry, Route},
+        route::{Entry, Group, Route},
     },
     testing::allocation,
     udp::flows::World as _,
@@ -418,7 +418,8 @@ impl Rig {
         let sinks = Sinks::new(1, Arc::clone(&metrics));
         let route = route(frontend, &directory, &snapshot, (&metrics, &sinks));
         let route: Entry = Arc::new(ArcSwap::from_pointee(route));
-        let routes = RouteTable::build(Protocol::Udp, [Arc::clone(&route)]);
+        let group = Arc::new(Group::of([&route]));
+        let routes = RouteTable::default().with([(addr, Some(group))]);
         let settings = Settings {
             thread: 0,
             flows_max: FLOWS_MAX,
