@@ -124,7 +124,8 @@ impl Fleet {
             }
             Ok(std::fs::read(&file).map_err(|_| output.text()))
         })
-        .await?;
+        .await
+        .with_context(|| format!("the fleet's logs end with:\n{}", logs(folder.path())))?;
         let ready = serde_json::from_slice(&ready)
             .with_context(|| format!("the ready file says {}", String::from_utf8_lossy(&ready)))?;
         Ok(Self {
@@ -289,6 +290,24 @@ pub async fn page(admin: &str, path: &str) -> anyhow::Result<String> {
     let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
     ensure!(head.starts_with("HTTP/1.1 200"), "{path}: {head}\n{body}");
     Ok(body.to_owned())
+}
+
+/// The last lines of each log of a fleet without a folder of its own.
+fn logs(folder: &Path) -> String {
+    let list = |path: &Path| {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let logs = list(folder)
+        .into_iter()
+        .flat_map(|fleet| list(&fleet.join("logs")));
+    let tails = logs.map(|log| {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        let last = lines[lines.len().saturating_sub(5)..].join("\n");
+        format!("{}:\n{last}\n", log.display())
+    });
+    tails.collect()
 }
 
 fn command(program: &Path) -> Command {

@@ -28,5 +28,5 @@ pub async fn until<T, S: Debug>(
     }
 }
 
-/// Long enough for a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Long enough for a busy machine, and for what is waited for to say first why it failed.
+pub const PATIENCE: Duration = Duration::from_secs(90);

@@ -16,7 +16,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::{attacks, program, same};
+use crate::{Stage, attacks, program, same};
 
 /// A cluster that is no member yet.
 struct Cluster {
@@ -89,8 +89,8 @@ pub(crate) async fn a_cluster_joins_by_two_commands_and_leaves_by_one() -> anyho
     Ok(())
 }
 
-pub(crate) async fn a_member_that_leaves_keeps_its_workloads() -> anyhow::Result<()> {
-    let fleet = Fleet::start(program(), &["--members", "2"]).await?;
+pub(crate) async fn a_member_that_leaves_keeps_its_workloads(stage: Stage) -> anyhow::Result<()> {
+    let fleet = stage.fleet().await?;
     same!(fleet.fairlead(&["leave", "member-1"]).await?.code, Some(0));
     let explained = wait::until("its exports to go", async || {
         let text = fleet.must(&["explain", "service", "demo/echo"]).await?;

@@ -47,6 +47,8 @@ enum Case {
     Embedded(fn() -> Outcome),
     /// On any.
     Any(fn(Stage) -> Outcome),
+    /// About what only real clusters do.
+    Real(fn(Stage) -> Outcome),
 }
 
 /// Lists cases by name.
@@ -57,10 +59,10 @@ macro_rules! cases {
             Case::Embedded(|| -> Outcome { Box::pin($module::$case()) }),
         )),*),*]
     };
-    (on any stage; $($module:ident: [$($case:ident),* $(,)?]),* $(,)?) => {
+    (on $stage:ident; $($module:ident: [$($case:ident),* $(,)?]),* $(,)?) => {
         [$($((
             concat!(stringify!($module), "::", stringify!($case)),
-            Case::Any(|stage| -> Outcome { Box::pin($module::$case(stage)) }),
+            Case::$stage(|stage| -> Outcome { Box::pin($module::$case(stage)) }),
         )),*),*]
     };
 }
@@ -95,13 +97,12 @@ fn cases() -> Vec<(&'static str, Case)> {
         ],
         join: [
             a_cluster_joins_by_two_commands_and_leaves_by_one,
-            a_member_that_leaves_keeps_its_workloads,
             a_cluster_with_an_id_of_its_own_is_left_as_it_is,
             a_dry_run_prints_what_would_be_applied,
         ],
     };
     let any = cases! {
-        on any stage;
+        on Any;
         traffic: [
             all_members_answer_tcp_and_udp_in_equal_shares,
             a_weight_shifts_new_connections_and_no_client_notices,
@@ -122,8 +123,17 @@ fn cases() -> Vec<(&'static str, Case)> {
             a_forged_export_is_refused_with_a_reason,
             a_stream_with_a_token_for_something_else_is_refused,
         ],
+        join: [
+            a_member_that_leaves_keeps_its_workloads,
+        ],
     };
-    embedded.into_iter().chain(any).collect()
+    let real = cases! {
+        on Real;
+        roll: [
+            pods_roll_one_by_one_and_no_client_notices,
+        ],
+    };
+    embedded.into_iter().chain(any).chain(real).collect()
 }
 
 fn main() -> anyhow::Result<std::process::ExitCode> {
@@ -147,13 +157,15 @@ fn main() -> anyhow::Result<std::process::ExitCode> {
     let clusters = Arc::new(Clusters::default());
     let mut trials = Vec::new();
     for (name, case) in cases() {
-        trials.push(trial(
-            &runtime,
-            &format!("embedded::{name}"),
-            case,
-            Stage::Embedded,
-        ));
-        if let (true, Case::Any(_)) = (with_real, case) {
+        if !matches!(case, Case::Real(_)) {
+            trials.push(trial(
+                &runtime,
+                &format!("embedded::{name}"),
+                case,
+                Stage::Embedded,
+            ));
+        }
+        if with_real && !matches!(case, Case::Embedded(_)) {
             let stage = Stage::Real(clusters.clone());
             trials.push(trial(&runtime, &format!("real::{name}"), case, stage));
         }
@@ -169,7 +181,7 @@ fn trial(runtime: &Arc<Runtime>, name: &str, case: Case, stage: Stage) -> Trial 
     Trial::test(name, move || {
         let outcome = match case {
             Case::Embedded(run) => runtime.block_on(run()),
-            Case::Any(run) => runtime.block_on(run(stage)),
+            Case::Any(run) | Case::Real(run) => runtime.block_on(run(stage)),
         };
         outcome.map_err(|error| Failed::from(format!("{error:#}")))
     })

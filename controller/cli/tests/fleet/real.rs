@@ -195,6 +195,9 @@ async fn prepare(client: &Client, ips: &[Ipv4Addr]) -> anyhow::Result<()> {
     })
     .await?;
     let pods = Api::<Pod>::namespaced(client.clone(), "demo");
+    let earlier = ListParams::default().labels("app=echo");
+    pods.delete_collection(&DeleteParams::default().grace_period(0), &earlier)
+        .await?;
     for (index, ip) in ips.iter().enumerate() {
         run_pod(&pods, &format!("echo-{index}"), *ip).await?;
     }
@@ -211,14 +214,17 @@ async fn prepare(client: &Client, ips: &[Ipv4Addr]) -> anyhow::Result<()> {
             let conditions = endpoint.conditions.as_ref();
             conditions.and_then(|conditions| conditions.ready) == Some(true)
         });
-        let count = ready.count();
-        Ok((count == ips.len()).then_some(()).ok_or(count))
+        let addresses = ready.flat_map(|endpoint| endpoint.addresses.clone());
+        let mut addresses: Vec<String> = addresses.collect();
+        addresses.sort();
+        let wanted: Vec<String> = ips.iter().map(Ipv4Addr::to_string).collect();
+        Ok((addresses == wanted).then_some(()).ok_or(addresses))
     })
     .await
 }
 
 /// A pod as a kubelet would leave it: running, ready, with an address.
-async fn run_pod(pods: &Api<Pod>, name: &str, ip: Ipv4Addr) -> anyhow::Result<()> {
+pub(crate) async fn run_pod(pods: &Api<Pod>, name: &str, ip: Ipv4Addr) -> anyhow::Result<()> {
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": { "name": name, "namespace": "demo", "labels": { "app": "echo" } },
@@ -295,4 +301,4 @@ async fn answer(mut stream: TcpStream, name: String) {
     }
 }
 
-const PORT: u16 = 7000;
+pub(crate) const PORT: u16 = 7000;

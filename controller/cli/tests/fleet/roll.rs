@@ -11,12 +11,16 @@ use fairlead_tests::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{
     Api,
-    api::{Patch, PatchParams},
+    api::{DeleteParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet};
 
-use crate::{program, real::accept, same};
+use crate::{
+    Stage, program,
+    real::{PORT, accept, run_pod},
+    same,
+};
 
 pub(crate) async fn endpoints_roll_one_by_one_and_no_client_notices() -> anyhow::Result<()> {
     let fleet = Fleet::start(program(), &["--members", "2"]).await?;
@@ -44,6 +48,42 @@ pub(crate) async fn endpoints_roll_one_by_one_and_no_client_notices() -> anyhow:
         wait_for(&fleet, &format!("{started}:{port}"), true).await?;
         replace(&slices, &endpoints).await?;
         wait_for(&fleet, &format!("{leaving}:{port}"), false).await?;
+        // Only now does the process end.
+        drop(ended);
+    }
+    let answers = load.stop().await;
+    same!(failures(&answers), [""; 0]);
+    let rolled = answers
+        .iter()
+        .filter(|answer| answer.by.as_deref() == Ok("rolled"));
+    ensure!(rolled.count() > 0, "no new pod answered");
+    Ok(())
+}
+
+/// On a real cluster: pods come and go, and the slices are its own controller's.
+pub(crate) async fn pods_roll_one_by_one_and_no_client_notices(stage: Stage) -> anyhow::Result<()> {
+    let fleet = stage.fleet().await?;
+    let load = Load::tcp(fleet.ready.endpoint.tcp);
+    let pods =
+        Api::<k8s_openapi::api::core::v1::Pod>::namespaced(fleet.member("member-1").await?, "demo");
+    // The servers of the first two go on until the fleet ends.
+    let mut old: Vec<(String, String, Option<Pod>)> = vec![
+        ("echo-0".to_owned(), "10.77.1.1".to_owned(), None),
+        ("echo-1".to_owned(), "10.77.1.2".to_owned(), None),
+    ];
+    for generation in 0..4_u8 {
+        let (name, ip) = (
+            format!("roll-{generation}"),
+            Ipv4Addr::new(10, 77, 1, 11 + generation),
+        );
+        let pod = Pod::start(ip, PORT).await?;
+        run_pod(&pods, &name, ip).await?;
+        wait_for(&fleet, &format!("{ip}:{PORT}"), true).await?;
+        old.push((name, ip.to_string(), Some(pod)));
+        let (leaving, address, ended) = old.remove(0);
+        pods.delete(&leaving, &DeleteParams::default().grace_period(0))
+            .await?;
+        wait_for(&fleet, &format!("{address}:{PORT}"), false).await?;
         // Only now does the process end.
         drop(ended);
     }
