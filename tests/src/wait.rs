@@ -29,4 +29,4 @@ pub async fn until<T, S: Debug>(
 }
 
 /// Long enough for a busy machine, and for what is waited for to say first why it failed.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(120);

@@ -114,7 +114,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         .build()?;
     let outcome = runtime.block_on(async {
         let outcome = fleet(options, &folder).await;
-        folder.remove().await;
+        match &outcome {
+            Ok(()) => folder.remove().await,
+            Err(_) => folder.leave(),
+        }
         outcome
     });
     // Reading standard input blocks a thread until the next line.

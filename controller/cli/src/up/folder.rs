@@ -93,6 +93,14 @@ impl Folder {
         write(&self.path.join(SHAPE), &shape)
     }
 
+    /// Leaves a temporary folder where it is: something failed, and its logs say what.
+    pub(super) fn leave(&mut self) {
+        if let Some(temporary) = self.temporary.take() {
+            let path = temporary.keep();
+            eprintln!("fairlead: the logs stay in {}", path.join("logs").display());
+        }
+    }
+
     /// Removes a temporary folder. A process that was killed may write to it for a moment still.
     pub(super) async fn remove(&mut self) {
         let Some(temporary) = self.temporary.take() else {

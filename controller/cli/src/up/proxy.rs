@@ -91,8 +91,7 @@ impl Proxy {
             }
             Ok(Ok(()))
         });
-        all.await
-            .context("see the folder logs, and the proxy's /readyz")
+        all.await.context("the logs may say why")
     }
 
     /// Waits until something accepts connections there.

@@ -22,6 +22,7 @@ pub(super) async fn until<T>(
     }
 }
 
-/// What takes longer has failed, even on a busy machine.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+/// What takes longer has failed, even on a busy machine: a hub that finds its store restored gives its
+/// members 60 s.
+pub(super) const PATIENCE: Duration = Duration::from_secs(90);
 const AGAIN: Duration = Duration::from_millis(10);
