@@ -28,4 +28,7 @@ pub mod report;
 pub mod restored;
 pub mod workloads;
 
-pub use io::{AgentConfig, AgentHandle, Downward, Uplink, credentials::Credentials, run};
+pub use io::{
+    AgentConfig, AgentHandle, Credentials, Downward, Port, Status, Uplink, run,
+    secret::{INVITATION, Keeper},
+};

@@ -1,4 +1,6 @@
-//! A process around the hub: settings in, signals and exits out.
+//! A process around the hub, or around a member's agent: settings in, signals and exits out.
+
+mod member;
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
@@ -12,6 +14,8 @@ use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
+
+pub use member::run_member;
 
 use crate::{
     hub::{self, HubConfig},

@@ -16,8 +16,9 @@ mod forward;
 mod identities;
 mod metrics;
 mod pages;
-mod reports;
-mod server;
+mod relayed;
+pub(crate) mod reports;
+pub(crate) mod server;
 mod streams;
 #[cfg(test)]
 mod tests;

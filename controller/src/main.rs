@@ -29,6 +29,7 @@ fn run(flags: &Flags, clock: Clock) -> anyhow::Result<()> {
     runtime.block_on(async {
         match &flags.role {
             Role::Hub(hub) => app::run_hub(hub, flags.admin, clock).await,
+            Role::Member(member) => app::run_member(member, flags.admin, clock).await,
         }
     })
 }

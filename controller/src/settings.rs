@@ -40,6 +40,12 @@ pub enum Role {
     /// Any number of replicas may run; each serves streams, one of them writes.
     #[command(after_help = HUB_HELP)]
     Hub(HubFlags),
+    /// A member's agent: exports its cluster's services, and serves those of the fleet in it.
+    ///
+    /// It dials out to the hub only. What comes down is kept in --data, so that imports and new
+    /// proxies are served while the hub is away, for days if need be.
+    #[command(after_help = MEMBER_HELP)]
+    Member(MemberFlags),
 }
 
 /// Flags of the hub.
@@ -85,6 +91,51 @@ pub struct HubFlags {
     pub plain: bool,
 }
 
+/// Flags of a member's agent.
+#[derive(Debug, Clone, Default, Args)]
+pub struct MemberFlags {
+    /// The folder of the agent's key, certificate and tokens, and of what came down from the hub.
+    /// A restart goes on from there, without an invitation.
+    #[arg(long, value_name = "FOLDER")]
+    pub data: PathBuf,
+    /// The line that `fairlead join NAME` printed on the hub; needed once. Good for 24 hours and
+    /// one use; ignored while what is in --data is good.
+    #[arg(
+        long,
+        value_name = "LINE",
+        env = "FAIRLEAD_INVITATION",
+        hide_env_values = true
+    )]
+    pub invitation: Option<String>,
+    /// The Secret of namespace fairlead-system that holds the invitation at first, and key and
+    /// certificate from then on, so that they outlive the pod and its --data.
+    #[arg(long, value_name = "NAME")]
+    pub secret: Option<String>,
+    /// The kubeconfig of the member's API server [default: $KUBECONFIG, ~/.kube/config, then the
+    /// identity of the pod this runs in].
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Acts as ServiceAccount fairlead-system/fairlead-agent, with its rights only; the kubeconfig's
+    /// user must be allowed to impersonate it. For an agent outside of its cluster.
+    #[arg(long)]
+    pub as_agent: bool,
+    /// Where this member's own proxies connect, over TLS [default: nowhere].
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// A name or address that proxies know that port by, for its certificate; may be repeated.
+    /// localhost, fairlead-agent.fairlead-system.svc and the address of --listen are always in it.
+    #[arg(long = "name", value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Puts what proxies check that port against into ConfigMap fairlead-system/fairlead-agent. It
+    /// is always in proxies-ca.pem in --data.
+    #[arg(long, requires = "listen")]
+    pub publish: bool,
+    /// Lists pods, to report the capacity that is left; needs a ClusterRole of its own
+    /// (`fairlead join --properties-pods`). Without it that capacity is absent, never guessed.
+    #[arg(long)]
+    pub properties_pods: bool,
+}
+
 const AFTER_HELP: &str = "\
 Exit codes: 0 after SIGTERM or SIGINT, 1 when it cannot start or a part of it ended, 2 for flags that
 make no sense. The reason is the last line on stderr.";
@@ -103,6 +154,20 @@ Port 15010: ADS and LRS streams (agents and standalone proxies, by token), /join
 Exit codes: 0 after SIGTERM or SIGINT, 1 when it cannot start or a part of it ended, 2 for flags that
 make no sense. The reason is the last line on stderr.";
 
+const MEMBER_HELP: &str = "\
+Try it:
+  fairlead join b --hub-address hub.example.com:15010        (on the hub: prints an invitation)
+  fairlead-controller member --data ./b --as-agent --invitation LINE
+  fairlead-controller member --data ./b --as-agent           (every time after that)
+  curl localhost:9903/readyz
+  curl localhost:9903/imports
+
+Its rights in the member are printed by `fairlead join --dry-run`. Keys and certificate are renewed
+after two thirds of their 30 days; a member whose hub was away for longer joins anew.
+
+Exit codes: 0 after SIGTERM or SIGINT, 1 when it cannot start or a part of it ended, 2 for flags that
+make no sense. The reason is the last line on stderr.";
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -113,8 +178,27 @@ mod tests {
     fn flags_make_sense() {
         Flags::command().debug_assert();
         let flags = Flags::parse_from(["fairlead-controller", "hub", "--name", "hub.example"]);
-        let Role::Hub(hub) = flags.role;
+        let Role::Hub(hub) = flags.role else {
+            panic!("not a hub");
+        };
         assert_eq!(hub.names, ["hub.example"]);
         assert!(!hub.plain);
+    }
+
+    #[test]
+    fn a_member_needs_a_folder_and_publishes_only_what_it_serves() {
+        let parse = |flags: &[&str]| {
+            let all = ["fairlead-controller", "member"].iter().chain(flags);
+            Flags::try_parse_from(all)
+        };
+        let flags = parse(&["--data", "d", "--listen", "127.0.0.1:0", "--publish"]).unwrap();
+        let Role::Member(member) = flags.role else {
+            panic!("not a member");
+        };
+        assert_eq!(member.data, PathBuf::from("d"));
+        assert!(member.publish && !member.properties_pods);
+        let missing = parse(&[]).unwrap_err().to_string();
+        assert!(missing.contains("--data <FOLDER>"), "{missing}");
+        assert!(parse(&["--data", "d", "--publish"]).is_err());
     }
 }

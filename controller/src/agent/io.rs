@@ -23,17 +23,26 @@ use super::{
     local::Kind, local::Object, received::Received, restored::HubStore, workloads::Workload,
 };
 
+mod certificate;
 pub mod credentials;
 mod disk;
 mod heartbeat;
 mod imports;
+mod port;
 mod relay;
+mod reports;
+pub mod secret;
+mod status;
 #[cfg(test)]
 mod tests;
 mod uplink;
 mod watch;
 mod write;
 
+pub use credentials::Credentials;
+pub use port::Port;
+use reports::Upward;
+pub use status::Status;
 use uplink::Shared;
 pub use uplink::Uplink;
 use watch::Watch;
@@ -66,14 +75,15 @@ pub struct Downward {
     pub uplink: Uplink,
     /// The folder where what came down is kept; made when missing.
     pub data: PathBuf,
-    /// Where the member's own proxies connect; nowhere if absent. Port 0 takes a free one.
-    pub listen: Option<SocketAddr>,
+    /// Where the member's own proxies connect; nowhere if absent.
+    pub port: Option<Port>,
 }
 
 /// A running agent; it stops when dropped.
 pub struct AgentHandle {
     tasks: Tasks,
     addr: watch_value::Receiver<Option<SocketAddr>>,
+    status: Option<Status>,
 }
 
 /// Starts an agent. It never gives up: what fails is tried again.
@@ -81,9 +91,10 @@ pub fn run(config: AgentConfig) -> AgentHandle {
     let mut tasks = Tasks::new(config.clock.clone());
     let config = Arc::new(config);
     let (bound, addr) = watch_value::channel(None);
-    if let Some(downward) = &config.downward {
-        take_in(&config, downward, bound, &mut tasks);
-    }
+    let status = config
+        .downward
+        .as_ref()
+        .map(|downward| take_in(&config, downward, bound, &mut tasks));
     let (changes, inbox) = mpsc::channel(CHANGES_MAX);
     let (store, store_seen) = watch_value::channel(HubStore::default());
     let (mirrored, mirrored_seen) = watch_value::channel(None);
@@ -116,7 +127,11 @@ pub fn run(config: AgentConfig) -> AgentHandle {
         generation: mirrored_seen,
     };
     tasks.spawn("report", heartbeat::report(config, mirrored));
-    AgentHandle { tasks, addr }
+    AgentHandle {
+        tasks,
+        addr,
+        status,
+    }
 }
 
 /// The downward half: stream and disk, imports, and the port for proxies.
@@ -125,7 +140,7 @@ fn take_in(
     downward: &Downward,
     bound: watch_value::Sender<Option<SocketAddr>>,
     tasks: &mut Tasks,
-) {
+) -> Status {
     let mut received = Received::new(&config.member, &config.version);
     let folder = downward.data.display();
     if let Err(error) = disk::load(&downward.data, &mut received) {
@@ -138,12 +153,31 @@ fn take_in(
     let link = uplink::run(uplink, shared.clone(), saver, config.clock.clone());
     tasks.spawn("stream from the hub", link);
     imports::start(config, &shared, tasks);
-    if let Some(listen) = downward.listen {
+    let upward = Upward::new(config.clock.clone());
+    let status = Status {
+        member: config.member.clone(),
+        shared: shared.clone(),
+        port: downward.port.as_ref().map(|_| bound.subscribe()),
+        tasks: tasks.board(),
+        proxies: upward.fleet.clone(),
+    };
+    let reports = reports::run(
+        downward.uplink.clone(),
+        config.member.clone(),
+        shared.clone(),
+        upward.clone(),
+        config.clock.clone(),
+    );
+    tasks.spawn("reports to the hub", reports);
+    if let Some(port) = downward.port.clone() {
+        let at = (port, downward.data.clone());
+        let streams = (shared, upward);
         tasks.spawn(
             "port for proxies",
-            relay::run(config.clone(), shared, listen, bound),
+            port::run(config.clone(), at, streams, bound),
         );
     }
+    status
 }
 
 fn watch_member(config: &AgentConfig, changes: &mpsc::Sender<Change>, tasks: &mut Tasks) {
@@ -214,6 +248,11 @@ impl AgentHandle {
         let mut addr = self.addr.clone();
         let bound = addr.wait_for(Option::is_some).await;
         bound.ok().and_then(|bound| *bound)
+    }
+
+    /// What the admin pages show; `None` without the downward half.
+    pub fn status(&self) -> Option<Status> {
+        self.status.clone()
     }
 
     /// Stops everything and waits until it has.

@@ -66,18 +66,18 @@ pub fn key() -> Result<KeyPair, CertificateError> {
     KeyPair::generate().map_err(|error| CertificateError::Signing(error.to_string()))
 }
 
-fn rotate(authority: &mut Authority, now: Timestamp) -> Result<bool, CertificateError> {
+pub(crate) fn rotate(authority: &mut Authority, now: Timestamp) -> Result<bool, CertificateError> {
     match authority.due(now) {
         Due::Nothing => return Ok(false),
         Due::MakeNext => authority.next = Some(new_signer(&key()?, now)?),
         Due::Promote => authority.promote(),
         Due::DropOld => authority.old = None,
     }
-    tracing::info!("the hub's certificate authority moved one step on in its rotation");
+    tracing::info!("the certificate authority moved one step on in its rotation");
     Ok(true)
 }
 
-fn parse(secret: &Secret) -> Result<Authority, CertificateError> {
+pub(crate) fn parse(secret: &Secret) -> Result<Authority, CertificateError> {
     let current = signer(secret, "ca")?;
     let current = current.ok_or_else(|| {
         CertificateError::Stored(format!("Secret {SECRET} has no ca.crt, ca.key and ca.made"))
@@ -107,7 +107,7 @@ fn signer(secret: &Secret, name: &str) -> Result<Option<Signer>, CertificateErro
     }))
 }
 
-fn to_secret(authority: &Authority) -> Secret {
+pub(crate) fn to_secret(authority: &Authority) -> Secret {
     let mut data = BTreeMap::new();
     let mut put = |name: &str, signer: &Signer| {
         let parts = [

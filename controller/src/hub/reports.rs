@@ -1,4 +1,5 @@
-//! What is heard of proxies at this replica: into its fleet, and to whoever hands it on.
+//! What is heard of proxies here, at a replica of the hub or at a member's agent: into its fleet, and
+//! to whoever hands it on.
 //!
 //! News that nobody hands on costs nothing. Whoever falls behind is told so, and begins anew with
 //! everything.
@@ -18,7 +19,7 @@ use crate::{
 
 /// The fleet as this replica hears of it; clones share it.
 #[derive(Clone)]
-pub(super) struct Reports {
+pub(crate) struct Reports {
     fleet: Arc<Mutex<Fleet>>,
     here: Arc<Mutex<Here>>,
     news: broadcast::Sender<LoadStatsRequest>,
@@ -29,7 +30,7 @@ pub(super) struct Reports {
 type Here = BTreeMap<ProxyId, [u32; 2]>;
 
 impl Reports {
-    pub(super) fn new(fleet: Arc<Mutex<Fleet>>, clock: Clock) -> Self {
+    pub(crate) fn new(fleet: Arc<Mutex<Fleet>>, clock: Clock) -> Self {
         Self {
             fleet,
             here: Arc::default(),
@@ -39,7 +40,7 @@ impl Reports {
     }
 
     /// A proxy opened its configuration stream.
-    pub(super) fn connected(&self, id: &ProxyId, version: &str) {
+    pub(crate) fn connected(&self, id: &ProxyId, version: &str) {
         let mut here = self.here.lock();
         here.entry(id.clone()).or_default()[0] += 1;
         self.fleet.lock().connected(id, version);
@@ -47,7 +48,7 @@ impl Reports {
     }
 
     /// It closed it.
-    pub(super) fn disconnected(&self, id: &ProxyId) {
+    pub(crate) fn disconnected(&self, id: &ProxyId) {
         let mut here = self.here.lock();
         let connected = leave(&mut here, id, 0);
         self.fleet.lock().disconnected(id, self.clock.now());
@@ -55,7 +56,7 @@ impl Reports {
     }
 
     /// It answered an update.
-    pub(super) fn answered(
+    pub(crate) fn answered(
         &self,
         id: &ProxyId,
         applied: Option<&str>,
@@ -71,17 +72,17 @@ impl Reports {
     }
 
     /// It opened a stream of reports.
-    pub(super) fn reports(&self, id: &ProxyId) {
+    pub(crate) fn reports(&self, id: &ProxyId) {
         self.here.lock().entry(id.clone()).or_default()[1] += 1;
     }
 
     /// It closed it.
-    pub(super) fn reports_no_more(&self, id: &ProxyId) {
+    pub(crate) fn reports_no_more(&self, id: &ProxyId) {
         leave(&mut self.here.lock(), id, 1);
     }
 
     /// It reported; the first report of a stream holds everything.
-    pub(super) fn reported(&self, id: &ProxyId, report: &LoadStatsRequest, first: bool) {
+    pub(crate) fn reported(&self, id: &ProxyId, report: &LoadStatsRequest, first: bool) {
         let here = self.here.lock();
         let (now, time) = (self.clock.now(), time::time(&self.clock));
         let mut fleet = self.fleet.lock();
@@ -103,7 +104,7 @@ impl Reports {
     }
 
     /// Everything known of the proxies that are here, and from then on the news.
-    pub(super) fn hand_on(&self) -> (Vec<LoadStatsRequest>, broadcast::Receiver<LoadStatsRequest>) {
+    pub(crate) fn hand_on(&self) -> (Vec<LoadStatsRequest>, broadcast::Receiver<LoadStatsRequest>) {
         let here = self.here.lock();
         let fleet = self.fleet.lock();
         let all = here
@@ -113,14 +114,14 @@ impl Reports {
     }
 
     /// Takes what another replica hands on.
-    pub(super) fn take_handed(&self, source: &mut Source, message: &LoadStatsRequest) {
+    pub(crate) fn take_handed(&self, source: &mut Source, message: &LoadStatsRequest) {
         let (now, time) = (self.clock.now(), time::time(&self.clock));
         let mut fleet = self.fleet.lock();
         fleet.take_handed(source, message, now, &time);
     }
 
     /// It hands on no more.
-    pub(super) fn end_handed(&self, source: Source) {
+    pub(crate) fn end_handed(&self, source: Source) {
         self.fleet.lock().end_handed(source, self.clock.now());
     }
 

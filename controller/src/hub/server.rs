@@ -94,7 +94,7 @@ pub(super) async fn run(
 }
 
 /// TLS settings for this certificate and bundle.
-pub(super) fn tls_config(
+pub(crate) fn tls_config(
     certificate: &str,
     key: &str,
     bundle: &str,

@@ -32,6 +32,7 @@ use super::{
     events::{About, Announcer},
     forward::REPLICA_CLUSTER,
     metrics::Metrics,
+    relayed::Relayed,
     reports::Reports,
 };
 use crate::{
@@ -122,10 +123,22 @@ impl LoadReporting for Streams {
             node: node.id,
         };
         let streams = self.clone();
+        if let Audience::Member(_) = audience {
+            let relayed = Relayed::new(self.reports.clone(), id.group.into());
+            self.tasks.spawn(async move {
+                let source = Teller::Agent(relayed);
+                streams
+                    .take_reports(source, first, requests, to, admitted.life)
+                    .await;
+            });
+            return Ok(answers);
+        }
         self.tasks.spawn(async move {
             streams.reports.reports(&id);
-            let taking = streams.take_reports(&id, first, requests, to, admitted.life);
-            taking.await;
+            let source = Teller::Proxy(&id);
+            streams
+                .take_reports(source, first, requests, to, admitted.life)
+                .await;
             streams.reports.reports_no_more(&id);
         });
         Ok(answers)
@@ -168,7 +181,12 @@ impl Streams {
             Audience::Member(member) => {
                 let own = self.shared.groups.borrow().get(member).cloned();
                 match own {
-                    Some(own) if node.cluster.is_empty() || *node.cluster == *own => {
+                    // An agent says who it is, and names the proxies one by one.
+                    Some(own)
+                        if node.cluster.is_empty()
+                            || node.cluster.starts_with("member/")
+                            || *node.cluster == *own =>
+                    {
                         Ok(own.to_string())
                     }
                     _ => Err(Status::permission_denied(format!(
@@ -204,7 +222,7 @@ impl Streams {
 
     async fn take_reports(
         &self,
-        id: &ProxyId,
+        mut from: Teller<'_>,
         first: LoadStatsRequest,
         mut requests: Streaming<LoadStatsRequest>,
         to: mpsc::Sender<Result<LoadStatsResponse, Status>>,
@@ -216,11 +234,11 @@ impl Streams {
         if to.send(Ok(load_answer(&watched))).await.is_err() {
             return;
         }
-        self.take_report(id, &first, true);
+        self.take_report(&mut from, &first, true);
         loop {
             tokio::select! {
                 request = requests.next() => match request {
-                    Some(Ok(report)) => self.take_report(id, &report, false),
+                    Some(Ok(report)) => self.take_report(&mut from, &report, false),
                     _ => return,
                 },
                 changed = revision.changed() => {
@@ -243,8 +261,11 @@ impl Streams {
         }
     }
 
-    fn take_report(&self, id: &ProxyId, report: &LoadStatsRequest, first: bool) {
-        self.reports.reported(id, report, first);
+    fn take_report(&self, from: &mut Teller<'_>, report: &LoadStatsRequest, first: bool) {
+        match from {
+            Teller::Proxy(id) => self.reports.reported(id, report, first),
+            Teller::Agent(relayed) => relayed.take(report),
+        }
         self.look_ahead(report);
     }
 
@@ -262,6 +283,12 @@ impl Streams {
             }
         }
     }
+}
+
+/// Whose reports come on a stream.
+enum Teller<'i> {
+    Proxy(&'i ProxyId),
+    Agent(Relayed),
 }
 
 /// One ADS stream.

@@ -4,10 +4,10 @@ use std::{path::Path, time::Duration};
 
 use anyhow::{Context, bail};
 use fairlead_controller::{
-    agent::{
-        self, AgentConfig, Credentials, invitation::Invitation, io::credentials::CredentialsError,
-    },
+    agent::{Credentials, invitation::Invitation, io::credentials::CredentialsError},
+    app,
     hub::apply_manifest,
+    settings::MemberFlags,
 };
 use fairlead_runtime::clock::Clock;
 use k8s_openapi::api::core::v1::Namespace;
@@ -71,7 +71,7 @@ pub(super) async fn run(options: &JoinOptions) -> anyhow::Result<()> {
         println!("{member} has joined");
     }
     if options.foreground {
-        return serve(options, &member, local, credentials).await;
+        return serve(options, state).await;
     }
     println!(
         "run its agent with: fairlead join --foreground --state {}",
@@ -125,33 +125,17 @@ async fn deploy(
     Ok(())
 }
 
-async fn serve(
-    options: &JoinOptions,
-    member: &str,
-    local: Client,
-    credentials: Credentials,
-) -> anyhow::Result<()> {
-    let mut agent = agent::run(AgentConfig {
-        member: member.to_owned(),
-        local,
-        hub: credentials.client().await?,
+/// The agent, here and now, as `fairlead-controller member` runs it, with the rights of its account.
+async fn serve(options: &JoinOptions, state: &Path) -> anyhow::Result<()> {
+    let flags = MemberFlags {
+        data: state.to_owned(),
+        kubeconfig: options.member_kubeconfig.clone(),
+        as_agent: true,
         properties_pods: options.properties_pods,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        clock: Clock::system(),
-        downward: options
-            .state
-            .as_deref()
-            .map(|state| credentials.downward(state)),
-    });
-    let outcome = tokio::select! {
-        ended = credentials.keep() => ended.map_err(|error| anyhow::anyhow!("{error}")),
-        exit = agent.ended() => {
-            Err(anyhow::anyhow!("{} ended: {}", exit.name, exit.failure.unwrap_or_default()))
-        }
-        interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Into::into),
+        ..MemberFlags::default()
     };
-    agent.stop().await;
-    outcome
+    let admin = ([127, 0, 0, 1], 0).into();
+    app::run_member(&flags, admin, Clock::system()).await
 }
 
 /// In the state folder: whose it is.

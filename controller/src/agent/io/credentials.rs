@@ -1,18 +1,19 @@
 //! A member's standing with its hub: a key and a certificate on disk, exchanged for tokens.
 //!
-//! The folder holds `key.pem`, `certificate.pem`, `bundle.pem` (what the hub is checked against),
-//! `hub` (where it is), `api-server` (its Kubernetes API), and the tokens `kubernetes.token` and
+//! The folder holds `identity.pem` (key and certificate), `bundle.pem` (what the hub is checked
+//! against), `hub` (where it is), `member` (the name), `api-server` (its Kubernetes API), and the tokens `kubernetes.token` and
 //! `xds.token`, which are renewed long before they run out. An agent that was away for days has a
 //! certificate still, and so comes back by itself.
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use fairlead_runtime::tasks::TaskError;
+use fairlead_runtime::{clock::Clock, tasks::TaskError};
 use http::Request;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Bytes, client::conn::http1};
@@ -30,10 +31,11 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{Downward, Uplink};
+use super::{Downward, Uplink, jittered};
 use crate::{
     agent::invitation::{CertificateRequest, Invitation},
     join::{Admission, ApiServer, JoinRequest, RenewRequest, Tokens},
+    time,
 };
 
 /// A member's standing with its hub.
@@ -78,6 +80,13 @@ pub enum CredentialsError {
     Client(String),
 }
 
+impl CredentialsError {
+    /// Whether the hub was heard, and said no.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { .. })
+    }
+}
+
 impl Credentials {
     /// Joins with an invitation; what the hub gave is in `folder` afterwards.
     pub async fn join(
@@ -101,8 +110,9 @@ impl Credentials {
         fs::create_dir_all(folder)
             .await
             .map_err(|source| credentials.fault("", source))?;
-        credentials.write("hub", &invitation.hub).await?;
         credentials.take(&made.key, &admission).await?;
+        credentials.write("member", &admission.member).await?;
+        credentials.write("hub", &invitation.hub).await?;
         Ok(credentials)
     }
 
@@ -152,7 +162,7 @@ impl Credentials {
                 token: Some(self.xds_token()),
             },
             data: data.to_owned(),
-            listen: None,
+            port: None,
         }
     }
 
@@ -213,8 +223,19 @@ impl Credentials {
 
     /// Keeps tokens and certificate fresh for ever. While the hub is away it tries again.
     pub async fn keep(self) -> Result<(), TaskError> {
-        let mut renewed = self.age().await;
         loop {
+            let age = self.age().await?;
+            if age >= RENEWAL {
+                match self.renew().await {
+                    Ok(()) => tracing::info!("the certificate was renewed"),
+                    Err(error) if age >= 1000 => tracing::error!(
+                        %error,
+                        "the certificate has run out, because the hub was away for too long; \
+                         join anew with a fresh invitation of `fairlead join`"
+                    ),
+                    Err(error) => tracing::warn!(%error, "certificate not renewed; trying again"),
+                }
+            }
             let pause = match self.exchange().await {
                 Ok(_) => EXCHANGE,
                 Err(error) => {
@@ -222,15 +243,44 @@ impl Credentials {
                     AGAIN
                 }
             };
-            if renewed >= RENEWAL {
-                match self.renew().await {
-                    Ok(()) => renewed = Duration::ZERO,
-                    Err(error) => tracing::warn!(%error, "certificate not renewed; trying again"),
-                }
-            }
-            sleep(pause).await;
-            renewed += pause;
+            sleep(jittered(pause)).await;
         }
+    }
+
+    /// The member's name, as it was admitted.
+    pub async fn member(&self) -> Result<String, CredentialsError> {
+        Ok(self.read("member").await?.trim().to_owned())
+    }
+
+    /// Everything that makes up the standing, by file name: what has to outlive the folder.
+    pub async fn files(&self) -> Result<BTreeMap<String, String>, CredentialsError> {
+        let mut files = BTreeMap::new();
+        for name in FILES {
+            files.insert(name.to_owned(), self.read(name).await?);
+        }
+        Ok(files)
+    }
+
+    /// Fills a folder with what [`Self::files`] gave. Says whether it was whole.
+    pub async fn restore(
+        folder: &Path,
+        files: &BTreeMap<String, String>,
+    ) -> Result<bool, CredentialsError> {
+        if !FILES.iter().all(|name| files.contains_key(*name)) {
+            return Ok(false);
+        }
+        let credentials = Self {
+            folder: folder.to_owned(),
+            hub: String::new(),
+        };
+        fs::create_dir_all(folder)
+            .await
+            .map_err(|source| credentials.fault("", source))?;
+        // `hub` last: a folder without it holds no standing.
+        for name in FILES.iter().rev() {
+            credentials.write(name, &files[*name]).await?;
+        }
+        Ok(true)
     }
 
     /// Replaces key and certificate.
@@ -253,14 +303,22 @@ impl Credentials {
             .await
     }
 
-    /// How old the certificate is, by its file.
-    async fn age(&self) -> Duration {
-        let path = self.folder.join("identity.pem");
-        let written = fs::metadata(&path).await.and_then(|meta| meta.modified());
-        written
-            .ok()
-            .and_then(|written| written.elapsed().ok())
-            .unwrap_or_default()
+    /// How much of the certificate's life is over, in thousandths: more than 1000 when it has run
+    /// out. The certificate says so itself: its file may have been copied.
+    async fn age(&self) -> Result<i64, CredentialsError> {
+        let identity = self.read("identity.pem").await?;
+        let fault = |error: &dyn std::fmt::Display| CredentialsError::Keys(error.to_string());
+        let certificate = CertificateDer::from_pem_slice(identity.as_bytes());
+        let certificate = certificate.map_err(|error| fault(&error))?;
+        let (_, parsed) =
+            x509_parser::parse_x509_certificate(&certificate).map_err(|error| fault(&error))?;
+        let validity = parsed.validity();
+        let (first, last) = (
+            validity.not_before.timestamp(),
+            validity.not_after.timestamp(),
+        );
+        let now = time::timestamp(&Clock::system()).as_second();
+        Ok((now - first).saturating_mul(1000) / (last - first).max(1))
     }
 
     /// TLS with the member's certificate.
@@ -389,8 +447,10 @@ const EXCHANGE: Duration = Duration::from_secs(20 * 60);
 const FIRST_AGAIN: Duration = Duration::from_millis(20);
 /// A hub that is away.
 const AGAIN: Duration = Duration::from_secs(5);
-/// Two thirds of a certificate's 30 days.
-const RENEWAL: Duration = Duration::from_secs(20 * 24 * 3600);
+/// Two thirds of a certificate's life, in thousandths of it.
+const RENEWAL: i64 = 667;
+/// What a standing is made of, in the order of [`Credentials::files`].
+const FILES: [&str; 5] = ["hub", "member", "identity.pem", "bundle.pem", "api-server"];
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Certificates and tokens are a few kilobytes.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;

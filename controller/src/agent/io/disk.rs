@@ -98,10 +98,20 @@ pub(super) fn load(folder: &Path, received: &mut Received) -> io::Result<()> {
     fs::rename(&path, aside)
 }
 
+/// Writes a file that only this user may read, off the runtime's threads.
+pub(super) async fn write(path: &Path, bytes: Vec<u8>) -> io::Result<()> {
+    let path = path.to_owned();
+    let written = tokio::task::spawn_blocking(move || write_whole(&path, &bytes));
+    written.await.map_err(io::Error::other)?
+}
+
 /// The file has the old bytes or the new ones, also after a crash.
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
     let part = path.with_extension("part");
-    let mut file = File::create(&part)?;
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(&part)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&part, path)?;

@@ -1,114 +1,45 @@
-//! The port for the member's own proxies: they are told what came down from the hub, from memory and
-//! disk, hub or no hub.
+//! Streams of the member's own proxies: they are told what came down from the hub, from memory and
+//! disk, hub or no hub, and what they report goes up.
 //!
 //! A proxy shows a token of its ServiceAccount, which the member's own API server reviews; the
 //! account's name is the only source of its group, and only the member's own group is served. A
 //! stream ends with its token.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
+use fairlead_api::proxy::Refusal;
 use fairlead_config::xds::{
     proto::{
-        core::{ControlPlane, Node},
+        core::{ControlPlane, Node, UserAgentVersion},
         discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+        load_stats::{LoadStatsRequest, LoadStatsResponse},
     },
-    service::{Aggregated, AggregatedServer, Answers},
+    service::{Aggregated, Answers, LoadReporting},
 };
-use fairlead_runtime::tasks::TaskError;
 use futures::StreamExt;
-use http::Request as HttpRequest;
-use hyper::body::Incoming;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
-    service::TowerToHyperService,
-};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc, watch},
-    task::JoinSet,
-};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming, codegen::Service};
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status, Streaming};
 
-use super::{AgentConfig, uplink::Shared};
+use super::{reports::Upward, uplink::Shared};
 use crate::{
     board::Type,
+    fleet::ProxyId,
     hub::access::Access,
     identity::Subject,
     stream::{Heard, Stream},
 };
 
-/// Serves until it is dropped.
-pub(super) async fn run(
-    config: Arc<AgentConfig>,
-    shared: Shared,
-    listen: SocketAddr,
-    bound: watch::Sender<Option<SocketAddr>>,
-) -> Result<(), TaskError> {
-    let listener = TcpListener::bind(listen)
-        .await
-        .map_err(|error| format!("cannot listen on {listen}: {error}; choose another --listen"))?;
-    let addr = listener.local_addr()?;
-    tracing::info!(%addr, "proxies of this member may connect");
-    bound.send_replace(Some(addr));
-    let relay = Relay {
-        access: Access::new(config.local.clone(), config.clock.clone(), false),
-        shared,
-        version: config.version.clone().into(),
-    };
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut connections = JoinSet::new();
-    loop {
-        let slot = Arc::clone(&slots).acquire_owned().await?;
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(_) = connections.join_next() => continue,
-        };
-        match accepted {
-            Ok((socket, _)) => {
-                let relay = relay.clone();
-                connections.spawn(async move {
-                    let _slot = slot;
-                    serve(socket, relay).await;
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a connection was not accepted");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
-    }
-}
-
-async fn serve(socket: TcpStream, relay: Relay) {
-    drop(socket.set_nodelay(true));
-    let service = tower::service_fn(move |request: HttpRequest<Incoming>| {
-        let mut service = AggregatedServer::new(Arc::new(relay.clone()));
-        async move {
-            let Ok(response) = service.call(request).await;
-            Ok::<_, Infallible>(response)
-        }
-    });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http2()
-        .keep_alive_interval(Some(KEEPALIVE))
-        .keep_alive_timeout(KEEPALIVE)
-        .timer(hyper_util::rt::TokioTimer::new())
-        .max_concurrent_streams(8);
-    let served = builder.serve_connection(TokioIo::new(socket), TowerToHyperService::new(service));
-    if let Err(error) = served.await {
-        tracing::debug!(error, "a proxy's connection ended");
-    }
-}
-
 /// What streams need.
 #[derive(Clone)]
-struct Relay {
-    access: Access,
-    shared: Shared,
-    version: Arc<str>,
+pub(super) struct Relay {
+    pub(super) access: Access,
+    pub(super) shared: Shared,
+    pub(super) upward: Upward,
+    pub(super) version: Arc<str>,
+    /// Streams end with their connections, which the port owns.
+    pub(super) tasks: TaskTracker,
 }
 
 impl Aggregated for Relay {
@@ -120,20 +51,85 @@ impl Aggregated for Relay {
         let mut requests = request.into_inner();
         let first = first(&mut requests).await?;
         let (to, answers) = mpsc::channel(ANSWERS_QUEUE);
+        let node = first.node.clone().unwrap_or_default();
         let connection = Connection {
+            id: Here::connect(&self.upward, group, &node),
             relay: self.clone(),
-            group,
-            node: first.node.clone().unwrap_or_default(),
             stream: Stream::default(),
             to,
         };
-        // It lives as long as the proxy reads: the connection owns the stream, not the server.
-        let body = connection.run(first, requests, life);
-        Ok(Response::new(Box::pin(driven(answers, body))))
+        self.tasks.spawn(connection.run(first, requests, life));
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+}
+
+impl LoadReporting for Relay {
+    async fn stream_load_stats(
+        &self,
+        request: Request<Streaming<LoadStatsRequest>>,
+    ) -> Result<Response<Answers<LoadStatsResponse>>, Status> {
+        let (group, life) = self.admit(request.metadata()).await?;
+        let mut requests = request.into_inner();
+        let first = first(&mut requests).await?;
+        let id = ProxyId {
+            group,
+            node: first.node.clone().unwrap_or_default().id,
+        };
+        let (to, answers) = mpsc::channel(ANSWERS_QUEUE);
+        let taking = self.clone().take_reports(id, first, requests, to, life);
+        self.tasks.spawn(taking);
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
 }
 
 impl Relay {
+    async fn take_reports(
+        self,
+        id: ProxyId,
+        first: LoadStatsRequest,
+        mut requests: Streaming<LoadStatsRequest>,
+        to: mpsc::Sender<Result<LoadStatsResponse, Status>>,
+        life: Option<Duration>,
+    ) {
+        let mut asked = self.upward.asked();
+        let mut revision = self.shared.revision();
+        let mut end = std::pin::pin!(sleep_for(life));
+        let here = Reporting::start(&self.upward, id);
+        here.take(&first, true);
+        let answer = asked.borrow_and_update().clone();
+        if to.send(Ok(answer)).await.is_err() {
+            return;
+        }
+        loop {
+            tokio::select! {
+                request = requests.next() => match request {
+                    Some(Ok(report)) => here.take(&report, false),
+                    _ => return,
+                },
+                changed = asked.changed() => {
+                    let answer = asked.borrow_and_update().clone();
+                    if changed.is_err() || to.send(Ok(answer)).await.is_err() {
+                        return;
+                    }
+                }
+                changed = revision.changed() => {
+                    let refusal = self.refusal(&here.id.group);
+                    if let Some(refusal) = refusal {
+                        drop(to.send(Err(refusal)).await);
+                        return;
+                    }
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                () = &mut end => {
+                    drop(to.send(Err(expired())).await);
+                    return;
+                }
+            }
+        }
+    }
+
     /// The group of a proxy of this member, and how long it may stay.
     async fn admit(
         &self,
@@ -170,11 +166,76 @@ impl Relay {
     }
 }
 
+/// A proxy with an open stream of reports.
+struct Reporting {
+    upward: Upward,
+    id: ProxyId,
+}
+
+impl Reporting {
+    fn start(upward: &Upward, id: ProxyId) -> Self {
+        upward.reports.reports(&id);
+        Self {
+            upward: upward.clone(),
+            id,
+        }
+    }
+
+    fn take(&self, report: &LoadStatsRequest, first: bool) {
+        self.upward.reports.reported(&self.id, report, first);
+    }
+}
+
+impl Drop for Reporting {
+    fn drop(&mut self) {
+        self.upward.reports.reports_no_more(&self.id);
+    }
+}
+
+/// A proxy with an open configuration stream.
+struct Here {
+    upward: Upward,
+    id: ProxyId,
+}
+
+impl Here {
+    fn connect(upward: &Upward, group: String, node: &Node) -> Self {
+        let version = match &node.user_agent_version {
+            Some(UserAgentVersion::Text(text)) => text.as_str(),
+            None => "",
+        };
+        let node = node.id.clone();
+        let id = ProxyId { group, node };
+        upward.reports.connected(&id, version);
+        tracing::info!(proxy = id.node, "a proxy connected");
+        Self {
+            upward: upward.clone(),
+            id,
+        }
+    }
+
+    fn answered(&self, stream: &Stream) {
+        let refused = stream.refused().map(|(of, reason)| Refusal {
+            resource: format!("{of:?}"),
+            reason: reason.to_owned(),
+        });
+        let (applied, settled) = (stream.applied(), stream.is_settled());
+        let reports = &self.upward.reports;
+        reports.answered(&self.id, applied, settled, refused.collect());
+    }
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        tracing::info!(proxy = self.id.node, "a proxy is gone");
+        self.upward.reports.disconnected(&self.id);
+    }
+}
+
 /// One proxy's ADS stream.
 struct Connection {
     relay: Relay,
-    group: String,
-    node: Node,
+    id: Here,
     stream: Stream,
     to: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
 }
@@ -186,11 +247,9 @@ impl Connection {
         requests: Streaming<DeltaDiscoveryRequest>,
         life: Option<Duration>,
     ) {
-        tracing::info!(proxy = self.node.id, "a proxy connected");
         if let Some(status) = self.serve(first, requests, life).await {
             drop(self.to.send(Err(status)).await);
         }
-        tracing::info!(proxy = self.node.id, "a proxy is gone");
     }
 
     /// Serves until the proxy leaves or may stay no longer; the reason is told to it.
@@ -204,10 +263,14 @@ impl Connection {
         let mut end = std::pin::pin!(sleep_for(life));
         self.hear(&first);
         loop {
-            if let Some(refusal) = self.relay.refusal(&self.group) {
+            if let Some(refusal) = self.relay.refusal(&self.id.id.group) {
                 return Some(refusal);
             }
-            for response in self.say() {
+            let responses = self.say();
+            if responses.is_empty() {
+                self.id.answered(&self.stream);
+            }
+            for response in responses {
                 if self.to.send(Ok(response)).await.is_err() {
                     return None;
                 }
@@ -218,11 +281,7 @@ impl Connection {
                     _ => return None,
                 },
                 changed = revision.changed() => changed.ok()?,
-                () = &mut end => {
-                    return Some(Status::unauthenticated(
-                        "the token has run out; come back with a new one",
-                    ));
-                }
+                () = &mut end => return Some(expired()),
             }
         }
     }
@@ -230,10 +289,17 @@ impl Connection {
     fn hear(&mut self, request: &DeltaDiscoveryRequest) {
         match self.stream.hear(request) {
             Heard::Refused(of, message) => {
-                tracing::warn!(proxy = self.node.id, ?of, message, "an update was refused");
+                tracing::warn!(
+                    proxy = self.id.id.node,
+                    ?of,
+                    message,
+                    "an update was refused"
+                );
+                self.id.answered(&self.stream);
             }
+            Heard::Acknowledged(_) => self.id.answered(&self.stream),
             Heard::Unknown(url) => tracing::debug!(url, "a type that is not served"),
-            Heard::Acknowledged(_) | Heard::Subscribed | Heard::Stale => {}
+            Heard::Subscribed | Heard::Stale => {}
         }
     }
 
@@ -271,28 +337,12 @@ async fn sleep_for(life: Option<Duration>) {
     }
 }
 
-/// The answers, with the task that makes them driven by whoever reads them.
-fn driven<T: Send + 'static>(
-    answers: mpsc::Receiver<T>,
-    task: impl Future<Output = ()> + Send + 'static,
-) -> impl futures::Stream<Item = T> + Send + 'static {
-    let mut answers = ReceiverStream::new(answers);
-    let mut task = Box::pin(task);
-    let mut running = true;
-    futures::stream::poll_fn(move |context| {
-        if running && task.as_mut().poll(context).is_ready() {
-            running = false;
-        }
-        answers.poll_next_unpin(context)
-    })
+fn expired() -> Status {
+    Status::unauthenticated("the token has run out; come back with a new one")
 }
 
 const PROXY_TYPES: [Type; 3] = [Type::Cluster, Type::Assignment, Type::Listener];
-/// A member's own proxies, several times over.
-const CONNECTIONS_MAX: usize = 1024;
 /// Responses that wait for a slow proxy; further changes are put together meanwhile.
 const ANSWERS_QUEUE: usize = 4;
 /// A stream that says nothing is closed.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(10);
-/// A peer that is gone without a word is noticed after two of these.
-const KEEPALIVE: Duration = Duration::from_secs(15);

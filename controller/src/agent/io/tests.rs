@@ -2,8 +2,15 @@
 
 mod fixture;
 
-use fairlead_api::{conditions::find, mcs::v1beta1::ServiceImport};
-use fixture::{Fleet, eventually};
+use std::collections::BTreeSet;
+
+use fairlead_api::{
+    conditions::find,
+    mcs::v1beta1::{ServiceExport, ServiceImport},
+    proxy::ProxyGroup,
+};
+use fairlead_apiserver::{ApiServer, audit::Audit};
+use fixture::{Fleet, Proxy, eventually};
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{
     Api, ResourceExt,
@@ -11,7 +18,13 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::agent::import::{SERVED, derived_name};
+use crate::{
+    agent::{
+        Keeper,
+        import::{SERVED, derived_name},
+    },
+    manifests,
+};
 
 fn web() -> (String, String) {
     ("shop".into(), "web".into())
@@ -168,10 +181,10 @@ async fn a_restarted_agent_serves_imports_and_new_proxies_from_disk_while_the_hu
     fleet.own_proxies("b", "edge").await;
     let agent = fleet.agent();
     let token = fleet.proxy_token("edge", "fairlead-xds").await;
-    let addr = agent.proxies_addr().await.unwrap();
-    let mut proxy = fixture::Proxy::open(addr, &token).await.unwrap();
+    let channel = fleet.channel(&agent).await;
+    let mut proxy = Proxy::open(channel, &token).await.unwrap();
     proxy
-        .until(|proxy| proxy.clusters.contains("shop/web:http"))
+        .until(|proxy| proxy.answered && proxy.clusters.contains("shop/web:http"))
         .await;
     served(&fleet).await;
     fleet.saved().await;
@@ -185,10 +198,10 @@ async fn a_restarted_agent_serves_imports_and_new_proxies_from_disk_while_the_hu
         .unwrap();
     let agent = fleet.agent();
     served(&fleet).await;
-    let addr = agent.proxies_addr().await.unwrap();
-    let mut fresh = fixture::Proxy::open(addr, &token).await.unwrap();
+    let channel = fleet.channel(&agent).await;
+    let mut fresh = Proxy::open(channel, &token).await.unwrap();
     fresh
-        .until(|proxy| proxy.clusters.contains("shop/web:http"))
+        .until(|proxy| proxy.answered && proxy.clusters.contains("shop/web:http"))
         .await;
     agent.stop().await;
 }
@@ -198,9 +211,9 @@ async fn only_proxies_of_the_members_own_group_with_a_token_for_streams_are_serv
     let fleet = Fleet::start().await;
     fleet.own_proxies("b", "edge").await;
     let agent = fleet.agent();
-    let addr = agent.proxies_addr().await.unwrap();
+    let channel = fleet.channel(&agent).await;
     let good = fleet.proxy_token("edge", "fairlead-xds").await;
-    let mut proxy = fixture::Proxy::open(addr, &good).await.unwrap();
+    let mut proxy = Proxy::open(channel.clone(), &good).await.unwrap();
     proxy.until(|proxy| proxy.answered).await;
     for (group, audience, code) in [
         (
@@ -211,25 +224,191 @@ async fn only_proxies_of_the_members_own_group_with_a_token_for_streams_are_serv
         ("other", "fairlead-xds", tonic::Code::PermissionDenied),
     ] {
         let token = fleet.proxy_token(group, audience).await;
-        let refused = fixture::Proxy::refused(addr, &token).await;
+        let refused = Proxy::refused(channel.clone(), &token).await;
         assert_eq!(refused.code(), code, "{group} {audience}: {refused}");
     }
     let agents = fleet
         .token_of("fairlead-system", "fairlead-agent", "fairlead-xds")
         .await;
-    let refused = fixture::Proxy::refused(addr, &agents).await;
+    let refused = Proxy::refused(channel.clone(), &agents).await;
     assert_eq!(refused.code(), tonic::Code::PermissionDenied, "{refused}");
-    let refused = fixture::Proxy::refused(addr, "x.y.z").await;
+    let refused = Proxy::refused(channel.clone(), "x.y.z").await;
     assert_eq!(refused.code(), tonic::Code::Unauthenticated, "{refused}");
     let named = fleet
         .token_of("shop", "fairlead-proxy-edge", "fairlead-xds")
         .await;
-    let refused = fixture::Proxy::refused(addr, &named).await;
+    let refused = Proxy::refused(channel.clone(), &named).await;
     assert_eq!(
         refused.code(),
         tonic::Code::PermissionDenied,
         "an account of another namespace"
     );
+    agent.stop().await;
+    fleet.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_token_and_an_expired_one_opens_none() {
+    // The member's API server is behind by what a token lives, less two seconds: its tokens run out
+    // two seconds from now.
+    let now = jiff::Timestamp::now();
+    let behind = std::time::Duration::from_secs(3600 - 2);
+    let clock = fairlead_apiserver::clock::ManualClock::new(now - behind);
+    let fleet = Fleet::start_with(ApiServer::builder().clock(clock)).await;
+    fleet.own_proxies("b", "edge").await;
+    let agent = fleet.agent();
+    let channel = fleet.channel(&agent).await;
+    let token = fleet.proxy_token("edge", "fairlead-xds").await;
+    let ended = match Proxy::open(channel.clone(), &token).await {
+        Ok(mut proxy) => proxy.end().await,
+        // A machine so busy that the two seconds are over.
+        Err(status) => status,
+    };
+    assert_eq!(ended.code(), tonic::Code::Unauthenticated, "{ended}");
+    assert!(ended.message().contains("run out"), "{ended}");
+    let refused = Proxy::refused(channel, &token).await;
+    assert_eq!(refused.code(), tonic::Code::Unauthenticated, "{refused}");
+    agent.stop().await;
+    fleet.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_members_proxies_run_on_refuse_and_report_shows_on_the_hub() {
+    let fleet = Fleet::start().await;
+    fleet.exports("a", &["10.0.0.1"]).await;
+    fleet.own_proxies("b", "edge").await;
+    let agent = fleet.agent();
+    let channel = fleet.channel(&agent).await;
+    let token = fleet.proxy_token("edge", "fairlead-xds").await;
+    let mut proxy = Proxy::open(channel.clone(), &token).await.unwrap();
+    proxy
+        .until(|proxy| proxy.answered && proxy.clusters.contains("shop/web:http"))
+        .await;
+    let groups = Api::<ProxyGroup>::all(fleet.hub_client());
+    let group = eventually("a proxy in sync on the hub", async || {
+        let status = groups.get("edge").await.ok()?.status?;
+        (status.connected == 1 && status.in_sync == 1).then_some(status)
+    })
+    .await;
+    assert_eq!(group.proxies[0].id, "proxy-0");
+    let (reports, mut answers) = fixture::reports(channel, &token).await;
+    let asked = answers.message().await.unwrap().unwrap();
+    assert!(asked.send_all_clusters);
+    reports.send(fixture::sessions(7)).await.unwrap();
+    eventually("seven sessions on the hub", async || {
+        let status = groups.get("edge").await.ok()?.status?;
+        (status.proxies.first()?.sessions == Some(7)).then_some(())
+    })
+    .await;
+    // A drain on the hub is reported on every second, in the member, too.
+    fleet.drain("a").await;
+    let watched = eventually("the drain to be asked about", async || {
+        let answer = answers.message().await.unwrap().unwrap();
+        (!answer.watched.is_empty()).then_some(answer.watched)
+    })
+    .await;
+    assert_eq!(watched, ["shop/web:http"]);
+    drop(proxy);
+    eventually("the proxy to be gone on the hub", async || {
+        let status = groups.get("edge").await.ok()?.status?;
+        (status.connected == 0).then_some(())
+    })
+    .await;
+    agent.stop().await;
+    fleet.stop().await;
+}
+
+/// Everything that the agent does in its member, as `resource verb`. An apply that made an object
+/// needed the right to create it.
+fn used(audit: &Audit) -> BTreeSet<String> {
+    let agent = manifests::user(manifests::AGENT_ACCOUNT);
+    let mut all = BTreeSet::new();
+    for entry in audit.entries() {
+        if entry.user != agent || entry.resource.is_empty() {
+            continue;
+        }
+        assert!(entry.code != 403, "{entry:?}");
+        let path = entry.uri.split('?').next().unwrap_or_default();
+        let part = if path.ends_with("/status") {
+            "/status"
+        } else {
+            ""
+        };
+        let resource = format!("{}{part}", entry.resource);
+        all.insert(format!("{resource} {}", entry.verb));
+        if entry.verb == "patch" && entry.code == 201 {
+            all.insert(format!("{resource} create"));
+        }
+    }
+    all
+}
+
+fn listed() -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    let objects = manifests::agent(false);
+    for rule in objects
+        .iter()
+        .flat_map(|one| one["rules"].as_array().into_iter().flatten())
+    {
+        for resource in rule["resources"].as_array().unwrap() {
+            for verb in rule["verbs"].as_array().unwrap() {
+                let (resource, verb) = (resource.as_str().unwrap(), verb.as_str().unwrap());
+                all.insert(format!("{resource} {verb}"));
+            }
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn the_agents_rights_are_exactly_what_it_uses() {
+    let audit = Audit::new(100_000);
+    let fleet = Fleet::start_with(ApiServer::builder().audit(&audit)).await;
+    fleet.namespace("shop").await;
+    fleet.own_proxies("b", "edge").await;
+    fleet.exports("a", &["10.0.0.1"]).await;
+    let agent = fleet.agent();
+    let keeper = Keeper::new(fleet.agent_client(), manifests::AGENT_ACCOUNT);
+    let folder = tempfile::tempdir().unwrap();
+    fleet.invitation("not used").await;
+    let found = keeper.restore(folder.path()).await.unwrap();
+    assert_eq!(found.as_deref(), Some("not used"));
+    let standing = fixture::standing(folder.path()).await;
+    keeper.store(&standing).await.unwrap();
+    assert_eq!(
+        keeper.restore(folder.path()).await.unwrap(),
+        None,
+        "it is used up"
+    );
+    let channel = fleet.channel(&agent).await;
+    let token = fleet.proxy_token("edge", "fairlead-xds").await;
+    let mut proxy = Proxy::open(channel, &token).await.unwrap();
+    proxy.until(|proxy| proxy.answered).await;
+    eventually("an import", async || import(&fleet).await?.status).await;
+    fleet.own_proxies_gone("edge").await;
+    served(&fleet).await;
+    fleet.annotated("own").await;
+    let exports = Api::<ServiceExport>::namespaced(fleet.member.client(), "shop");
+    eventually("an export by annotation, with its status", async || {
+        exports.get_opt("own").await.unwrap()?.status
+    })
+    .await;
+    fleet.annotation_gone("own").await;
+    fleet.withdraw("a").await;
+    eventually("everything gone", async || {
+        let gone = import(&fleet).await.is_none();
+        let export = exports.get_opt("own").await.unwrap().is_none();
+        (gone && export && addresses(&fleet).await.is_empty()).then_some(())
+    })
+    .await;
+    let expected = listed();
+    let all = async {
+        while used(&audit) != expected {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    drop(tokio::time::timeout(fixture::PATIENCE, all).await);
+    assert_eq!(used(&audit), expected);
     agent.stop().await;
     fleet.stop().await;
 }

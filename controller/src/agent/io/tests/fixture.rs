@@ -3,33 +3,39 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use fairlead_api::{export::ExportRecord, labels, member::MemberCluster, proxy::ProxyGroup};
-use fairlead_apiserver::ApiServer;
+use fairlead_apiserver::{ApiServer, Builder};
 use fairlead_config::xds::{
     proto::{
         core::Node,
         discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+        fairlead::ProxyState,
+        load_stats::{LoadStatsRequest, LoadStatsResponse},
     },
     service::Client as XdsClient,
 };
 use k8s_openapi::{
     api::{
+        apps::v1::Deployment,
         authentication::v1::TokenRequest,
-        core::v1::{Namespace, ServiceAccount},
+        core::v1::{ConfigMap, Namespace, ServiceAccount},
         discovery::v1::EndpointSlice,
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
-    Api, ResourceExt,
-    api::{DeleteParams, PostParams},
+    Api, Client, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{
+    Status, Streaming,
+    transport::{Certificate, Channel, ClientTlsConfig},
+};
 
 use crate::{
-    agent::{self, AgentConfig, AgentHandle, Downward, Uplink},
+    agent::{self, AgentConfig, AgentHandle, Credentials, Downward, INVITATION, Port, Uplink},
     board::Type,
     hub::{self, HubConfig, apply_manifest},
     manifests,
@@ -48,7 +54,12 @@ pub(super) struct Fleet {
 
 impl Fleet {
     pub(super) async fn start() -> Self {
-        let hub_server = server().await;
+        Self::start_with(ApiServer::builder()).await
+    }
+
+    /// With a member of this kind.
+    pub(super) async fn start_with(member: Builder) -> Self {
+        let hub_server = server(ApiServer::builder()).await;
         let client = hub_server.client();
         for manifest in crate::identity::of_hub() {
             apply_manifest(&client, &manifest).await.unwrap();
@@ -68,7 +79,7 @@ impl Fleet {
         .await
         .unwrap();
         hub.ready().await;
-        let member = server().await;
+        let member = server(member).await;
         for manifest in manifests::agent(false) {
             apply_manifest(&member.client(), &manifest).await.unwrap();
         }
@@ -120,7 +131,11 @@ impl Fleet {
                     ..Uplink::default()
                 },
                 data: self.folder.path().to_owned(),
-                listen: Some("127.0.0.1:0".parse().unwrap()),
+                port: Some(Port {
+                    addr: "127.0.0.1:0".parse().unwrap(),
+                    names: Vec::new(),
+                    publish: true,
+                }),
             }),
         })
     }
@@ -200,6 +215,97 @@ impl Fleet {
         answer.status.unwrap().token.unwrap()
     }
 
+    /// What pods are given to check the agent's port against.
+    pub(super) async fn bundle(&self) -> String {
+        let maps = Api::<ConfigMap>::namespaced(self.member.client(), labels::SYSTEM_NAMESPACE);
+        eventually("the published bundle", async || {
+            let map = maps.get(manifests::AGENT_ACCOUNT).await.ok()?;
+            map.data?.get(manifests::BUNDLE_KEY).cloned()
+        })
+        .await
+    }
+
+    /// A channel to the agent's port, as a proxy's pod has it.
+    pub(super) async fn channel(&self, agent: &AgentHandle) -> Channel {
+        let addr = agent.proxies_addr().await.unwrap();
+        let ca = Certificate::from_pem(self.bundle().await);
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(ca)
+            .domain_name("fairlead-agent.fairlead-system.svc");
+        let endpoint = Channel::from_shared(format!("https://{addr}")).unwrap();
+        endpoint.tls_config(tls).unwrap().connect().await.unwrap()
+    }
+
+    /// The member's API server, with the agent's rights.
+    pub(super) fn agent_client(&self) -> Client {
+        let groups = ["system:serviceaccounts", "system:authenticated"];
+        self.member
+            .client_as(&manifests::user(manifests::AGENT_ACCOUNT), groups)
+    }
+
+    /// The agent's Secret, as `fairlead join` makes it.
+    pub(super) async fn invitation(&self, line: &str) {
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": { "name": manifests::AGENT_ACCOUNT, "namespace": labels::SYSTEM_NAMESPACE },
+            "stringData": { INVITATION: line },
+        });
+        apply_manifest(&self.member.client(), &secret)
+            .await
+            .unwrap();
+    }
+
+    pub(super) async fn own_proxies_gone(&self, name: &str) {
+        let groups: Api<ProxyGroup> = Api::all(self.hub_client());
+        groups.delete(name, &DeleteParams::default()).await.unwrap();
+    }
+
+    /// An annotated Deployment `shop/NAME` without a Service.
+    pub(super) async fn annotated(&self, name: &str) {
+        let labels = json!({ "app": name });
+        let container = json!({
+            "name": "c", "image": "i", "ports": [ { "containerPort": 80 } ],
+        });
+        let manifest = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {
+                "name": name, "namespace": "shop",
+                "annotations": { "fairlead.dev/export": "true" },
+            },
+            "spec": {
+                "replicas": 0, "selector": { "matchLabels": labels },
+                "template": { "metadata": { "labels": labels }, "spec": { "containers": [container] } },
+            },
+        });
+        apply_manifest(&self.member.client(), &manifest)
+            .await
+            .unwrap();
+    }
+
+    pub(super) async fn annotation_gone(&self, name: &str) {
+        let api = Api::<Deployment>::namespaced(self.member.client(), "shop");
+        let patch = json!({ "metadata": { "annotations": { "fairlead.dev/export": null } } });
+        let params = PatchParams::default();
+        api.patch(name, &params, &Patch::Merge(&patch))
+            .await
+            .unwrap();
+    }
+
+    /// No new sessions to a member.
+    pub(super) async fn drain(&self, member: &str) {
+        let members: Api<MemberCluster> = Api::all(self.hub_client());
+        let claim = json!({ "spec": { "trafficClaims": [ { "owner": "user", "permille": 0 } ] } });
+        let params = PatchParams::default();
+        members
+            .patch(member, &params, &Patch::Merge(&claim))
+            .await
+            .unwrap();
+    }
+
+    pub(super) fn hub_client(&self) -> Client {
+        self.hub_server.client()
+    }
+
     /// Waits until what came down is on disk, with a cluster in it.
     pub(super) async fn saved(&self) {
         let path = self.folder.path().join("received.bin");
@@ -228,8 +334,8 @@ impl Fleet {
 }
 
 /// An API server with all CRDs.
-async fn server() -> ApiServer {
-    let server = ApiServer::builder().build().await.unwrap();
+async fn server(builder: Builder) -> ApiServer {
+    let server = builder.build().await.unwrap();
     let crds: Api<CustomResourceDefinition> = Api::all(server.client());
     for crd in fairlead_api::crds() {
         crds.create(&PostParams::default(), &crd).await.unwrap();
@@ -252,11 +358,12 @@ pub(super) struct Proxy {
     requests: mpsc::Sender<DeltaDiscoveryRequest>,
     answers: Streaming<DeltaDiscoveryResponse>,
     pub(super) clusters: BTreeSet<String>,
+    /// It was told all there is: that a name which it asked for is not there comes last.
     pub(super) answered: bool,
 }
 
 impl Proxy {
-    pub(super) async fn open(addr: std::net::SocketAddr, token: &str) -> Result<Self, Status> {
+    pub(super) async fn open(channel: Channel, token: &str) -> Result<Self, Status> {
         let (requests, taken) = mpsc::channel(16);
         let mut request = tonic::Request::new(ReceiverStream::new(taken));
         let value = format!("Bearer {token}").parse().unwrap();
@@ -271,8 +378,6 @@ impl Proxy {
             ..DeltaDiscoveryRequest::default()
         };
         requests.send(first).await.unwrap();
-        let channel = Channel::from_shared(format!("http://{addr}")).unwrap();
-        let channel = channel.connect().await.unwrap();
         let mut client: XdsClient<Channel> = XdsClient::new(channel);
         let answers = client.delta_aggregated_resources(request).await?;
         Ok(Self {
@@ -284,12 +389,21 @@ impl Proxy {
     }
 
     /// Why a stream is refused, at once or after its first request.
-    pub(super) async fn refused(addr: std::net::SocketAddr, token: &str) -> Status {
-        match Self::open(addr, token).await {
+    pub(super) async fn refused(channel: Channel, token: &str) -> Status {
+        match Self::open(channel, token).await {
             Err(status) => status,
-            Ok(mut proxy) => {
-                let next = tokio::time::timeout(PATIENCE, proxy.answers.message());
-                next.await.expect("an answer").expect_err("a refusal")
+            Ok(mut proxy) => proxy.end().await,
+        }
+    }
+
+    /// Takes whatever comes until the stream ends, and says why.
+    pub(super) async fn end(&mut self) -> Status {
+        loop {
+            let next = tokio::time::timeout(PATIENCE, self.answers.message());
+            match next.await.expect("an answer") {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("it ended without a reason"),
+                Err(status) => return status,
             }
         }
     }
@@ -299,7 +413,7 @@ impl Proxy {
         while !done(self) {
             let next = tokio::time::timeout(PATIENCE, self.answers.message());
             let response = next.await.expect("an answer comes").unwrap().unwrap();
-            self.answered = true;
+            self.answered = !response.removed_resources.is_empty();
             let named = response.resources.iter().map(|one| one.name.clone());
             self.clusters.extend(named);
             for gone in &response.removed_resources {
@@ -313,6 +427,47 @@ impl Proxy {
             self.requests.send(answer).await.unwrap();
         }
     }
+}
+
+/// A stream of reports of proxy-0, opened with an empty one.
+pub(super) async fn reports(
+    channel: Channel,
+    token: &str,
+) -> (mpsc::Sender<LoadStatsRequest>, Streaming<LoadStatsResponse>) {
+    let (reports, taken) = mpsc::channel(16);
+    let first = LoadStatsRequest {
+        node: Some(Node {
+            id: "proxy-0".into(),
+            ..Node::default()
+        }),
+        ..LoadStatsRequest::default()
+    };
+    reports.send(first).await.unwrap();
+    let mut request = tonic::Request::new(ReceiverStream::new(taken));
+    let value = format!("Bearer {token}").parse().unwrap();
+    request.metadata_mut().insert("authorization", value);
+    let answers = XdsClient::new(channel).stream_load_stats(request).await;
+    (reports, answers.unwrap().into_inner())
+}
+
+/// A report of this many sessions.
+pub(super) fn sessions(number: u64) -> LoadStatsRequest {
+    LoadStatsRequest {
+        proxy: Some(ProxyState {
+            version: "test".into(),
+            sessions: number,
+            ..ProxyState::default()
+        }),
+        ..LoadStatsRequest::default()
+    }
+}
+
+/// A standing in a folder, as a join leaves it.
+pub(super) async fn standing(folder: &std::path::Path) -> Credentials {
+    for name in ["hub", "member", "identity.pem", "bundle.pem", "api-server"] {
+        std::fs::write(folder.join(name), name).unwrap();
+    }
+    Credentials::open(folder).await.unwrap().unwrap()
 }
 
 /// A value that should come: on a busy machine, too.
@@ -330,4 +485,4 @@ pub(super) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Opt
     }
 }
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
