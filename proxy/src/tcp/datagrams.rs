@@ -105,7 +105,7 @@ impl Worker {
         let Some(datagrams) = &mut self.datagrams else {
             return;
         };
-        datagrams.finish_round(self.now);
+        datagrams.finish_round();
         datagrams.fire(self.now);
         for report in datagrams.take_reports() {
             self.fleet.reports.push(report);
@@ -132,7 +132,7 @@ impl Watch for Watcher<'_> {
     }
 
     fn flow(&self, socket: BorrowedFd<'_>, key: Key) -> io::Result<()> {
-        self.0.add(socket, Token::Flow(key).pack(), Interest::Read)
+        self.0.add(socket, Token::Flow(key).pack(), Interest::Level)
     }
 
     fn forget(&self, socket: BorrowedFd<'_>) {

@@ -9,7 +9,6 @@
 //! gather in one inbox and leave in batches, one send call a listener. No payload is copied.
 
 use std::{
-    collections::VecDeque,
     io,
     net::{IpAddr, SocketAddr},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -49,7 +48,7 @@ pub(crate) use passing::Frozen;
 pub(crate) trait Watch {
     /// Level-triggered: as long as something is there.
     fn listener(&self, socket: BorrowedFd<'_>, slot: u32) -> io::Result<()>;
-    /// Edge-triggered: once for each arrival.
+    /// Level-triggered as well: one receive call an answer, and none to learn that there is no more.
     fn flow(&self, socket: BorrowedFd<'_>, key: Key) -> io::Result<()>;
     /// The socket stays open, here or in another process.
     fn forget(&self, socket: BorrowedFd<'_>);
@@ -81,8 +80,8 @@ pub(crate) struct Datagrams {
     outbox: Outbox,
     answers: Vec<Answer>,
     closed: Vec<Closed<Ground>>,
-    /// Flows whose sockets may hold more; the poller tells only once.
-    backlog: VecDeque<Key>,
+    /// Counts the rounds of the poller.
+    round: u32,
     now: Tick,
 }
 
@@ -109,6 +108,9 @@ struct Upstream {
     listener: u32,
     /// The path takes trains.
     trains: bool,
+    /// How many messages the last call asked for, and in which round.
+    batch: usize,
+    round: u32,
 }
 
 /// An answer that waits in the inbox.
@@ -135,7 +137,7 @@ impl Datagrams {
             outbox: Outbox::new(),
             answers: Vec::new(),
             closed: Vec::new(),
-            backlog: VecDeque::new(),
+            round: 0,
             now,
         }
     }
@@ -270,17 +272,13 @@ impl Datagrams {
         self.inbox.clear();
     }
 
-    /// An endpoint answered, or its host did with an ICMP error.
+    /// An endpoint answered, or its host did with an ICMP error. Takes one batch: as long as there
+    /// is more, the poller tells again, and the other flows have their turn in between.
     pub(crate) fn flow_ready(&mut self, key: Key, now: Tick) {
         self.now = now;
-        for _ in 0..ANSWER_ROUNDS {
-            match self.receive_answers(key) {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => self.upstream_failed(key, &error),
-            }
+        if let Err(error) = self.receive_answers(key) {
+            self.upstream_failed(key, &error);
         }
-        self.backlog.push_back(key);
     }
 
     /// Sends what the flows have answered so far.
@@ -294,14 +292,9 @@ impl Datagrams {
         self.inbox.clear();
     }
 
-    /// Ends the round: sends all answers, and looks at the flows that had more.
-    pub(crate) fn finish_round(&mut self, now: Tick) {
-        self.flush();
-        for _ in 0..self.backlog.len() {
-            if let Some(key) = self.backlog.pop_front() {
-                self.flow_ready(key, now);
-            }
-        }
+    /// Ends the round: sends all answers.
+    pub(crate) fn finish_round(&mut self) {
+        self.round = self.round.wrapping_add(1);
         self.flush();
     }
 
@@ -320,13 +313,9 @@ impl Datagrams {
         self.bury();
     }
 
-    /// How long the poller may wait; zero while some flow has more.
+    /// How long the poller may wait.
     pub(crate) fn wait(&self, now: Tick) -> Option<Duration> {
-        if self.backlog.is_empty() {
-            self.flows.wait(now)
-        } else {
-            Some(Duration::ZERO)
-        }
+        self.flows.wait(now)
     }
 
     /// Sends the message in a slot of the inbox where it belongs.
@@ -401,6 +390,8 @@ impl Datagrams {
                     socket,
                     listener,
                     trains: true,
+                    batch: 1,
+                    round: self.round,
                 });
                 Ok(())
             }
@@ -443,10 +434,13 @@ impl Datagrams {
         Ok(())
     }
 
-    /// A flow's socket told an error, of the endpoint's host or of a router on the way.
+    /// A flow's socket told an error, of the endpoint's host or of a router on the way. Or none, but
+    /// its queue still holds one that a send told: the poller would tell of it for ever.
     fn upstream_failed(&mut self, key: Key, error: &io::Error) {
         if let Unsent::Refused(outcome) = unsent_of(error) {
             self.refused(key, outcome);
+        } else if let Some(upstream) = self.upstream(key) {
+            datagram::drain_errors(upstream.socket.as_fd());
         }
     }
 
@@ -511,9 +505,7 @@ fn local_ip(addr: SocketAddr) -> LocalIp {
 
 /// Messages of a listener at a time: few when few come, so that the call prepares few.
 const BATCH_MIN: usize = 4;
-/// Messages of one flow at a time.
-const ANSWER_BATCH: usize = 4;
-/// Batches of one flow in a round, so that one flow can't keep the others waiting.
-const ANSWER_ROUNDS: usize = 8;
+/// Messages of one flow at a time, so that it can't keep the others waiting.
+const ANSWER_BATCH: usize = 16;
 /// Endpoints that one datagram is offered to.
 const ATTEMPTS_MAX: usize = 3;

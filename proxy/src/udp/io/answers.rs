@@ -14,29 +14,35 @@ use crate::{
 };
 
 impl Datagrams {
-    /// Takes answers of one flow into the inbox. True: there may be more.
-    pub(super) fn receive_answers(&mut self, key: Key) -> io::Result<bool> {
+    /// Takes a batch of one flow's answers into the inbox. Mostly one waits, so one is asked for;
+    /// twice as many when the poller tells again in the very next round.
+    pub(super) fn receive_answers(&mut self, key: Key) -> io::Result<()> {
         if self.inbox.free() < ANSWER_BATCH {
             self.flush();
         }
         let first = self.inbox.len();
-        let Some(upstream) = self.upstreams.get(key.index as usize) else {
-            return Ok(false);
+        let Some(Some(upstream)) = self.upstreams.get_mut(key.index as usize) else {
+            return Ok(());
         };
-        let Some(upstream) = upstream.as_ref().filter(|upstream| upstream.key == key) else {
-            return Ok(false);
-        };
+        if upstream.key != key {
+            return Ok(());
+        }
         let listener = upstream.listener;
-        let received = self.inbox.receive(&upstream.socket, ANSWER_BATCH, false);
-        let count = match received {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            received => received?,
+        let had_more = upstream.round.wrapping_add(1) == self.round;
+        upstream.round = self.round;
+        upstream.batch = if had_more {
+            (upstream.batch * 2).min(ANSWER_BATCH)
+        } else {
+            1
         };
+        let count = self
+            .inbox
+            .receive(&upstream.socket, upstream.batch, false)?;
         self.thread().receive_batches.inc();
         for slot in first..first + count {
             let load = load_of(&self.inbox.message(slot));
             let Some((ends, is_first)) = self.flows.answer(key, load, self.now) else {
-                return Ok(false);
+                return Ok(());
             };
             if is_first && let Some(flow) = self.flows.get_mut(key) {
                 let took = self.now - flow.asked;
@@ -51,7 +57,7 @@ impl Datagrams {
                 ends,
             });
         }
-        Ok(count == ANSWER_BATCH)
+        Ok(())
     }
 
     /// Sends answers that leave by one listener.

@@ -146,6 +146,8 @@ impl Datagrams {
             socket,
             listener,
             trains: true,
+            batch: 1,
+            round: self.round,
         });
     }
 }

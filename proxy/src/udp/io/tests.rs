@@ -387,7 +387,7 @@ impl Watch for Polled<'_> {
 
     fn flow(&self, socket: BorrowedFd<'_>, key: Key) -> io::Result<()> {
         let token = u64::from(key.index) | u64::from(key.generation) << 32;
-        self.0.add(socket, token, Interest::Read)
+        self.0.add(socket, token, Interest::Level)
     }
 
     fn forget(&self, socket: BorrowedFd<'_>) {
@@ -465,9 +465,9 @@ impl Rig {
                         .listener_ready(&Polled(&self.poller), key.index, now);
                 }
             }
-            self.datagrams.finish_round(now);
+            self.datagrams.finish_round();
             self.datagrams.fire(now);
-            if ready == 0 && self.datagrams.wait(now) != zero {
+            if ready == 0 {
                 return;
             }
         }
