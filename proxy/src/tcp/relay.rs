@@ -9,7 +9,8 @@
 //! direction, so a slow reader stops the sender; the end of one stream is passed on after its last
 //! byte and never cuts the other stream.
 //!
-//! Cost of a small message: one receive, one send. Of a megabyte of bulk: eight splices.
+//! Cost of a small message: one receive, one send. Of a megabyte of bulk: eight splices, if the other
+//! streams leave it time to arrive.
 
 use std::io;
 
@@ -58,7 +59,8 @@ struct Tail {
 enum Mode {
     /// Through the shared buffer; the number of large reads in a row.
     Copy(u8),
-    Splice,
+    /// Through a pipe; the number of small passes in a row.
+    Splice(u8),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -222,12 +224,12 @@ impl Stream {
             if !source.readable || !sink.writable {
                 return Ok(false);
             }
-            if moved >= TURN_BYTES {
+            if moved >= self.mode.turn_bytes() {
                 return Ok(true);
             }
             moved += match self.mode {
                 Mode::Copy(large) => self.copy(large, source, sink, shared)?,
-                Mode::Splice => self.splice(moved, source, sink, shared)?,
+                Mode::Splice(small) => self.splice(small, source, sink, shared)?,
             };
         }
     }
@@ -291,14 +293,14 @@ impl Stream {
         } else if large + 1 < LARGE_READS {
             Mode::Copy(large + 1)
         } else {
-            Mode::Splice
+            Mode::Splice(0)
         };
         Ok(len)
     }
 
     fn splice(
         &mut self,
-        moved: usize,
+        small: u8,
         source: &mut Side,
         sink: &mut Side,
         shared: &mut Shared,
@@ -312,10 +314,6 @@ impl Stream {
             Err(error) => {
                 shared.pipes.give_back(pipe);
                 source.readable &= error.kind() != io::ErrorKind::WouldBlock;
-                if moved < LARGE_READ {
-                    // A trickle is cheaper to copy.
-                    self.mode = Mode::Copy(0);
-                }
                 return would_block(&error, 0).ok_or_else(|| Fault::Source(Failure::of(&error)));
             }
         };
@@ -324,6 +322,14 @@ impl Stream {
             source.ended = true;
             return Ok(0);
         }
+        self.mode = if len >= LARGE_READ {
+            Mode::Splice(0)
+        } else if small + 1 < SMALL_PASSES {
+            Mode::Splice(small + 1)
+        } else {
+            // A trickle is cheaper to copy.
+            Mode::Copy(0)
+        };
         let sent = match drain(&pipe, sink, len) {
             Ok(sent) => sent,
             Err(fault) => {
@@ -357,6 +363,18 @@ impl Stream {
 }
 
 // === impl Mode ===
+
+impl Mode {
+    /// What a stream may move before the others have their turn. One pass where it is spliced: what
+    /// arrives while the others have theirs makes the next pass larger, and a large pass costs little
+    /// more than a small one.
+    fn turn_bytes(self) -> usize {
+        match self {
+            Self::Copy(_) => TURN_BYTES,
+            Self::Splice(_) => 1,
+        }
+    }
+}
 
 impl Default for Mode {
     fn default() -> Self {
@@ -442,7 +460,9 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 /// A read of at least this much smells of bulk; two in a row are bulk.
 const LARGE_READ: usize = 32 * 1024;
 const LARGE_READS: u8 = 2;
-/// What one stream may move before the others have their turn.
+/// So many smaller passes in a row are a trickle.
+const SMALL_PASSES: u8 = 2;
+/// What a copied stream may move before the others have their turn.
 const TURN_BYTES: usize = 1024 * 1024;
 
 #[cfg(test)]
