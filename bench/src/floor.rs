@@ -68,9 +68,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
                 }
                 KIND_SESSION => sessions.ready(index, flags),
                 KIND_UDP => flows.forward_requests(&epoll, index),
-                _ => flows.forward_answers(index),
+                _ => flows.take_answer(index),
             }
         }
+        flows.flush();
         sessions.reap();
     }
 }

@@ -7,6 +7,7 @@
 //! | [`compare`] | rounds: start a proxy, load it row by row, stop it, next |
 //! | [`apiserver`] | the embedded API server beside kube-apiserver and etcd |
 //! | [`rows`] | what is measured, in which unit |
+//! | [`trials`] | reloads, upgrades and faults under load, and what clients notice of them |
 //! | [`peers`] | how each proxy is found, configured, started and stopped |
 //! | [`floor`] | the relay without any feature: what user space costs at least |
 //! | [`load`] | clients and servers; latencies count from the intended start |
@@ -27,6 +28,7 @@ mod place;
 mod report;
 mod rows;
 mod sys;
+mod trials;
 mod usage;
 
 #[derive(Parser)]
@@ -50,8 +52,8 @@ enum Command {
     /// An embedded API server (started by apiserver).
     #[command(hide = true)]
     ApiserverHost(apiserver::host::Options),
-    /// Draw the chart again from a recorded result.
-    Chart(report::ChartOptions),
+    /// Show a recorded result again.
+    Show(report::ShowOptions),
     /// The bare relay (started by compare).
     #[command(hide = true)]
     Floor(floor::Options),
@@ -69,7 +71,7 @@ fn main() -> anyhow::Result<()> {
         Command::Fleet(options) => fleet::run(&options),
         Command::Apiserver(options) => apiserver::run(&options),
         Command::ApiserverHost(options) => apiserver::host::run(&options),
-        Command::Chart(options) => report::chart(&options),
+        Command::Show(options) => report::show(&options),
         Command::Floor(options) => floor::run(&options),
         Command::Client(options) => load::client::run(&options),
         Command::Server(options) => load::server::run(&options),

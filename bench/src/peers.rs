@@ -34,6 +34,8 @@ pub(crate) enum Contestant {
     HaproxyAgain,
     Nginx,
     Envoy,
+    /// No proxy in between: what latency is added to.
+    Direct,
 }
 
 /// Ports of the proxies; each leads to the server's port of the same use.
@@ -44,8 +46,19 @@ pub(crate) const FRONT_UDP: u16 = 8004;
 /// A proxy at work.
 pub(crate) struct Running {
     child: Child,
+    contestant: Contestant,
+    addresses: config::Addresses,
     /// Keeps its configuration until it ends.
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
+}
+
+/// How a contestant is set up beyond the ordinary.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Setup {
+    /// A second endpoint of the echo service.
+    pub(crate) second: Option<SocketAddrV4>,
+    /// With a master process, where one is needed for that.
+    pub(crate) reloads: bool,
 }
 
 impl Contestant {
@@ -67,6 +80,7 @@ impl Contestant {
             Self::HaproxyAgain => "haproxy (again)",
             Self::Nginx => "nginx",
             Self::Envoy => "envoy",
+            Self::Direct => "direct",
         }
     }
 
@@ -78,7 +92,7 @@ impl Contestant {
     /// The program: `FAIRLEAD_BENCH_<NAME>`, else beside this one, on PATH, or in a Python wheel.
     pub(crate) fn program(self) -> anyhow::Result<PathBuf> {
         let (variable, program, wheel) = match self {
-            Self::Floor => return Ok(std::env::current_exe()?),
+            Self::Floor | Self::Direct => return Ok(std::env::current_exe()?),
             Self::Fairlead => ("FAIRLEAD_BENCH_FAIRLEAD", "fairlead-proxy", None),
             Self::Haproxy | Self::HaproxyAgain => ("FAIRLEAD_BENCH_HAPROXY", "haproxy", None),
             Self::Nginx => (
@@ -108,7 +122,7 @@ impl Contestant {
     pub(crate) fn version(self) -> anyhow::Result<String> {
         let flag = match self {
             Self::Haproxy | Self::HaproxyAgain | Self::Nginx => "-v",
-            Self::Envoy | Self::Fairlead | Self::Floor => "--version",
+            Self::Envoy | Self::Fairlead | Self::Floor | Self::Direct => "--version",
         };
         let output = Command::new(self.program()?).arg(flag).output()?;
         let text = [output.stdout, output.stderr].concat();
@@ -123,15 +137,20 @@ impl Contestant {
 
     /// Starts it and waits until it takes connections. One that does not is an error, never a
     /// missing column.
-    pub(crate) fn start(self, place: &Place) -> anyhow::Result<Running> {
+    pub(crate) fn start(self, place: &Place, setup: Setup) -> anyhow::Result<Running> {
         wait_ports_free(place)?;
         let folder = tempfile::tempdir()?;
         let addresses = config::Addresses {
             front: place.ip(Role::Proxy),
             back: place.ip(Role::Server),
+            second: setup.second,
+            weight: 1,
         };
         let mut command = place.command(Role::Proxy, &self.program()?);
         self.configure(&mut command, folder.path(), addresses)?;
+        if setup.reloads && matches!(self, Self::Haproxy | Self::HaproxyAgain) {
+            command.arg("-W");
+        }
         let log = folder.path().join("log");
         command
             .stdout(fs::File::create(&log)?)
@@ -139,12 +158,30 @@ impl Contestant {
         let child = command.spawn().with_context(|| format!("{command:?}"))?;
         let mut running = Running {
             child,
-            _folder: folder,
+            contestant: self,
+            addresses,
+            folder,
         };
         running
-            .wait_ready(self, place, addresses.front)
+            .wait_ready(place)
             .with_context(|| format!("{} did not start: {}", self.name(), tail(&log)))?;
         Ok(running)
+    }
+
+    /// Writes its file, if it has one: under another name and then renamed, as editors and
+    /// ConfigMaps do it.
+    fn write(self, folder: &Path, addresses: config::Addresses) -> anyhow::Result<PathBuf> {
+        let text = match self {
+            Self::Floor | Self::Direct => String::new(),
+            Self::Fairlead => config::fairlead(addresses),
+            Self::Haproxy | Self::HaproxyAgain => config::haproxy(addresses),
+            Self::Nginx => config::nginx(addresses, folder),
+            Self::Envoy => config::envoy(addresses),
+        };
+        let (path, fresh) = (folder.join("config.yaml"), folder.join("fresh"));
+        fs::write(&fresh, text)?;
+        fs::rename(&fresh, &path)?;
+        Ok(path)
     }
 
     fn configure(
@@ -153,11 +190,7 @@ impl Contestant {
         folder: &Path,
         addresses: config::Addresses,
     ) -> anyhow::Result<()> {
-        let write = |name: &str, text: String| -> anyhow::Result<PathBuf> {
-            let path = folder.join(name);
-            fs::write(&path, text)?;
-            Ok(path)
-        };
+        let path = self.write(folder, addresses)?;
         match self {
             Self::Floor => {
                 command.arg("floor");
@@ -168,23 +201,17 @@ impl Contestant {
                     .arg("--udp")
                     .arg(addresses.route(FRONT_UDP, UDP_PORT));
             }
+            Self::Direct => bail!("that is no proxy"),
             Self::Fairlead => {
-                command
-                    .arg("--config")
-                    .arg(write("fairlead.yaml", config::fairlead(addresses))?);
+                command.arg("--config").arg(path);
             }
             Self::Haproxy | Self::HaproxyAgain => {
-                command
-                    .arg("-db")
-                    .arg("-f")
-                    .arg(write("haproxy.cfg", config::haproxy(addresses))?);
+                command.arg("-f").arg(path);
             }
             Self::Nginx => {
-                let path = write("nginx.conf", config::nginx(addresses, folder))?;
                 command.arg("-p").arg(folder).arg("-c").arg(path);
             }
             Self::Envoy => {
-                let path = write("envoy.yaml", config::envoy(addresses))?;
                 command.args([
                     "--concurrency",
                     "1",
@@ -206,13 +233,45 @@ impl Running {
         self.child.id()
     }
 
+    /// Gives it a changed file and lets it read that.
+    pub(crate) fn reload(&mut self) -> anyhow::Result<()> {
+        self.addresses.weight = 3 - self.addresses.weight;
+        self.contestant.write(self.folder.path(), self.addresses)?;
+        match self.contestant {
+            // It watches its file.
+            Contestant::Fairlead => Ok(()),
+            Contestant::Haproxy | Contestant::HaproxyAgain => self.signal("USR2"),
+            Contestant::Nginx => self.signal("HUP"),
+            other => bail!("{other} reads no file again"),
+        }
+    }
+
+    /// Lets it replace itself by its program, without losing a connection.
+    pub(crate) fn upgrade(&mut self) -> anyhow::Result<()> {
+        self.signal("USR2")
+    }
+
+    fn signal(&self, signal: &str) -> anyhow::Result<()> {
+        // The newest that was started with its file; itself, before any upgrade.
+        let newest = usage::that_name(self.folder.path()).into_iter().max();
+        let pid = match self.contestant {
+            Contestant::Fairlead => newest.unwrap_or(self.pid()),
+            _ => self.pid(),
+        };
+        let mut command = Command::new("kill");
+        let status = command
+            .arg(format!("-{signal}"))
+            .arg(pid.to_string())
+            .status()?;
+        if !status.success() {
+            bail!("{command:?} failed");
+        }
+        Ok(())
+    }
+
     /// Waits until it answers on every port that it serves.
-    fn wait_ready(
-        &mut self,
-        contestant: Contestant,
-        place: &Place,
-        front: Ipv4Addr,
-    ) -> anyhow::Result<()> {
+    fn wait_ready(&mut self, place: &Place) -> anyhow::Result<()> {
+        let (contestant, front) = (self.contestant, self.addresses.front);
         let deadline = Instant::now() + START_PATIENCE;
         let mut kinds = vec![(Kind::Request, FRONT_ECHO), (Kind::Bulk, FRONT_SINK)];
         if contestant.speaks_udp() {
@@ -238,7 +297,9 @@ impl Running {
     /// Ends it and waits until its processes and its ports are gone: a port that is still held
     /// would take the next contestant's datagrams.
     pub(crate) fn stop(mut self, place: &Place) -> anyhow::Result<()> {
-        let pids = usage::tree(self.child.id());
+        let mut pids = usage::tree(self.child.id());
+        // Those that it has replaced itself by are not its children any more.
+        pids.extend(usage::that_name(self.folder.path()));
         for pid in &pids {
             // One that is gone already needs no signal.
             drop(
@@ -267,9 +328,8 @@ impl fmt::Display for Contestant {
     }
 }
 
-/// Starts the servers and waits until they listen.
-pub(crate) fn start_server(place: &Place) -> anyhow::Result<Child> {
-    let ip = place.ip(Role::Server);
+/// Starts the servers on an address of their place and waits until they listen.
+pub(crate) fn start_server(place: &Place, ip: Ipv4Addr) -> anyhow::Result<Child> {
     if place.describe().starts_with("loopback")
         && TcpStream::connect(SocketAddr::from((ip, ECHO_PORT))).is_ok()
     {

@@ -106,6 +106,68 @@ impl Place {
         command
     }
 
+    /// Where a second server can be, in trials.
+    pub(crate) fn second_ip(&self) -> Ipv4Addr {
+        match self.prefix {
+            Some(_) => Ipv4Addr::new(10, 201, 2, 3),
+            None => Ipv4Addr::new(127, 0, 0, 2),
+        }
+    }
+
+    /// Whether an address can be made to fall silent here.
+    pub(crate) fn can_cut(&self) -> bool {
+        self.prefix.is_some()
+    }
+
+    /// Gives the servers' place the second address. The proxy's side never has to ask who holds it,
+    /// so that it falls silent, not unreachable, when it is cut.
+    pub(crate) fn add_second(&self) -> anyhow::Result<()> {
+        let Some(prefix) = &self.prefix else {
+            return Ok(());
+        };
+        let (server, proxy) = (format!("{prefix}s"), format!("{prefix}p"));
+        let (near, far) = (format!("{server}0"), format!("{server}1"));
+        let second = self.second_ip().to_string();
+        ip(&[
+            "-n",
+            &server,
+            "addr",
+            "add",
+            &format!("{second}/24"),
+            "dev",
+            &near,
+        ])?;
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &server, "cat"]);
+        let output = command
+            .arg(format!("/sys/class/net/{near}/address"))
+            .output()?;
+        let address = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        ip(&[
+            "-n",
+            &proxy,
+            "neigh",
+            "replace",
+            &second,
+            "lladdr",
+            &address,
+            "dev",
+            &far,
+            "nud",
+            "permanent",
+        ])
+    }
+
+    /// Lets the second address fall silent.
+    pub(crate) fn cut_second(&self) {
+        if let Some(prefix) = &self.prefix {
+            let (server, near) = (format!("{prefix}s"), format!("{prefix}s0"));
+            let second = format!("{}/24", self.second_ip());
+            // It may be cut already.
+            let _cut = ip(&["-n", &server, "addr", "del", &second, "dev", &near]);
+        }
+    }
+
     /// What the stage is, for the record.
     pub(crate) fn describe(&self) -> &'static str {
         if self.prefix.is_some() {

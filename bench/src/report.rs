@@ -1,13 +1,17 @@
-//! What was measured, as a table, as JSON and as a chart.
+//! What was measured, as tables, as JSON and as a chart.
 
-use std::{fmt::Write as _, path::PathBuf};
+use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use crate::{peers::Contestant, rows::Row};
+use crate::{
+    peers::Contestant,
+    rows::{Figure, Row},
+};
 
 mod chart;
+mod markdown;
 
 /// A whole run.
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,26 +38,48 @@ pub(crate) struct Sample {
     pub(crate) errors: u64,
 }
 
-/// Redraws the chart.
+/// Shows a recorded result again.
 #[derive(Args)]
-pub(crate) struct ChartOptions {
+pub(crate) struct ShowOptions {
     /// A recorded result.
     record: PathBuf,
-    /// Where to write the SVG.
-    out: PathBuf,
+    /// Draw the chart there, as SVG.
+    #[arg(long)]
+    chart: Option<PathBuf>,
+    /// Print the table for README.md instead of the long one.
+    #[arg(long)]
+    markdown: bool,
 }
 
-/// Redraws the chart of a recorded result.
-pub(crate) fn chart(options: &ChartOptions) -> anyhow::Result<()> {
+/// Shows a recorded result again.
+pub(crate) fn show(options: &ShowOptions) -> anyhow::Result<()> {
     let recorded: Recorded = serde_json::from_str(&std::fs::read_to_string(&options.record)?)?;
-    std::fs::write(&options.out, recorded.chart())?;
+    if let Some(path) = &options.chart {
+        std::fs::write(path, recorded.chart())?;
+    }
+    match options.markdown {
+        true => print!("{}", markdown::table(&recorded)),
+        false => print!("{}", recorded.table()),
+    }
     Ok(())
 }
 
+/// A contestant's figures of one row in brief.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Brief {
+    /// Medians; of an outage the sum of failures and the longest times, for a good round undoes no
+    /// bad one.
+    pub(crate) values: Vec<f64>,
+    /// The median rate.
+    pub(crate) per_second: f64,
+    pub(crate) errors: u64,
+    pub(crate) rounds: usize,
+}
+
 impl Sample {
-    pub(crate) fn of(values: Vec<f64>) -> Self {
+    pub(crate) fn of(contestant: Contestant, values: Vec<f64>) -> Self {
         Self {
-            contestant: Contestant::Floor,
+            contestant,
             round: 0,
             values,
             per_second: 0.0,
@@ -96,16 +122,14 @@ impl Recorded {
         }
         for (row, samples) in &self.rows {
             writeln!(out, "\n{} ({})", row.name, row.figure.unit()).expect("writing to a string");
-            for contestant in Contestant::ALL {
-                let own: Vec<&Sample> = samples
-                    .iter()
-                    .filter(|sample| sample.contestant == contestant)
-                    .collect();
-                if let Some(line) = summary(&own) {
-                    writeln!(out, "  {contestant:<16} {line}").expect("writing to a string");
+            for contestant in [&Contestant::ALL[..], &[Contestant::Direct]].concat() {
+                if let Some(brief) = brief(row, samples, contestant) {
+                    writeln!(out, "  {contestant:<16} {brief}").expect("writing to a string");
                 }
             }
-            out.push_str(&self.verdict(samples));
+            if row.figure != Figure::Outage {
+                out.push_str(&verdict(row, samples));
+            }
         }
         out
     }
@@ -114,70 +138,132 @@ impl Recorded {
         chart::draw(self)
     }
 
-    fn verdict(&self, samples: &[Sample]) -> String {
-        let mut out = String::new();
-        let noise = ratios(samples, Contestant::HaproxyAgain, Contestant::Haproxy)
-            .map(|ratios| spread(&ratios))
-            .unwrap_or_default();
-        for peer in [
-            Contestant::Floor,
-            Contestant::Haproxy,
-            Contestant::Nginx,
-            Contestant::Envoy,
-        ] {
-            let Some(ratios) = ratios(samples, Contestant::Fairlead, peer) else {
-                continue;
-            };
-            let median = median(&ratios);
-            let word = if (median - 1.0).abs() <= noise {
-                "equal"
-            } else if median < 1.0 {
-                "less"
-            } else {
-                "more"
-            };
-            let best = ratios.iter().copied().fold(f64::INFINITY, f64::min);
-            writeln!(
-                out,
-                "    fairlead / {peer}: {median:.2} (best {best:.2}), {word} (A/A spread {noise:.2})"
-            )
-            .expect("writing to a string");
-        }
-        out
+    /// Rounds that were made.
+    pub(crate) fn rounds(&self) -> usize {
+        let samples = self.rows.iter().flat_map(|(_, samples)| samples);
+        samples.map(|sample| sample.round + 1).max().unwrap_or(0)
+    }
+
+    /// Units that failed, of all.
+    pub(crate) fn errors(&self) -> u64 {
+        let samples = self.rows.iter().flat_map(|(_, samples)| samples);
+        samples.map(|sample| sample.errors).sum()
     }
 }
 
-fn summary(samples: &[&Sample]) -> Option<String> {
-    let first = samples.first()?;
+impl std::fmt::Display for Brief {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for value in &self.values {
+            write!(out, "{value:>9.2}")?;
+        }
+        if self.per_second > 0.0 {
+            write!(out, "   {:>12.0}/s", self.per_second)?;
+        }
+        if self.errors > 0 {
+            write!(out, "   {} errors", self.errors)?;
+        }
+        Ok(())
+    }
+}
+
+fn verdict(row: &Row, samples: &[Sample]) -> String {
     let mut out = String::new();
-    for index in 0..first.values.len() {
-        let values: Vec<f64> = samples.iter().map(|sample| sample.values[index]).collect();
-        write!(out, "{:>9.2}", median(&values)).expect("writing to a string");
+    let noise = noise(row, samples);
+    for peer in [&[Contestant::Floor][..], &PEERS].concat() {
+        let Some(ratios) = ratios(row, samples, Contestant::Fairlead, peer) else {
+            continue;
+        };
+        let median = median(&ratios);
+        let word = if (median - 1.0).abs() <= noise {
+            "equal"
+        } else if median < 1.0 {
+            "less"
+        } else {
+            "more"
+        };
+        let best = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+        writeln!(
+            out,
+            "    fairlead / {peer}: {median:.2} (best {best:.2}), {word} (A/A spread {noise:.2})"
+        )
+        .expect("writing to a string");
     }
-    let rates: Vec<f64> = samples.iter().map(|sample| sample.per_second).collect();
-    let errors: u64 = samples.iter().map(|sample| sample.errors).sum();
-    if median(&rates) > 0.0 {
-        write!(out, "   {:>12.0}/s", median(&rates)).expect("writing to a string");
+    out
+}
+
+/// A contestant's figures by round; of a latency, what it adds.
+fn figures(row: &Row, samples: &[Sample], contestant: Contestant) -> BTreeMap<usize, Vec<f64>> {
+    let of = |contestant| {
+        let own = samples.iter().filter(move |it| it.contestant == contestant);
+        own.map(|sample| (sample.round, sample.values.clone()))
+    };
+    let direct: BTreeMap<usize, Vec<f64>> = of(Contestant::Direct).collect();
+    let mut figures: BTreeMap<usize, Vec<f64>> = of(contestant).collect();
+    if row.figure == Figure::Latency && contestant != Contestant::Direct {
+        for (round, values) in &mut figures {
+            for (value, direct) in values
+                .iter_mut()
+                .zip(direct.get(round).into_iter().flatten())
+            {
+                *value -= direct;
+            }
+        }
     }
-    if errors > 0 {
-        write!(out, "   {errors} errors").expect("writing to a string");
-    }
-    Some(out)
+    figures
+}
+
+/// A contestant's row in brief; none where it has none.
+pub(crate) fn brief(row: &Row, samples: &[Sample], contestant: Contestant) -> Option<Brief> {
+    let figures = figures(row, samples, contestant);
+    let width = figures.values().next()?.len();
+    let column = |index: usize| {
+        figures
+            .values()
+            .filter_map(move |values| values.get(index).copied())
+    };
+    let values = (0..width).map(|index| match (row.figure, index) {
+        (Figure::Outage, 0) => column(index).sum(),
+        (Figure::Outage, _) => column(index).fold(0.0, f64::max),
+        _ => median(&column(index).collect::<Vec<_>>()),
+    });
+    let own = samples.iter().filter(|it| it.contestant == contestant);
+    let rates: Vec<f64> = own.clone().map(|sample| sample.per_second).collect();
+    Some(Brief {
+        values: values.collect(),
+        per_second: median(&rates),
+        errors: own.map(|sample| sample.errors).sum(),
+        rounds: figures.len(),
+    })
 }
 
 /// Round by round, the first figure of `one` over that of `other`.
-pub(crate) fn ratios(samples: &[Sample], one: Contestant, other: Contestant) -> Option<Vec<f64>> {
-    let figure = |contestant, round| {
-        let found = samples
-            .iter()
-            .find(|sample| sample.contestant == contestant && sample.round == round)?;
-        found.values.first().copied().filter(|value| *value > 0.0)
-    };
-    let rounds = samples.iter().map(|sample| sample.round).max()? + 1;
-    let ratios: Vec<f64> = (0..rounds)
-        .filter_map(|round| Some(figure(one, round)? / figure(other, round)?))
-        .collect();
+pub(crate) fn ratios(
+    row: &Row,
+    samples: &[Sample],
+    one: Contestant,
+    other: Contestant,
+) -> Option<Vec<f64>> {
+    let (ones, others) = (figures(row, samples, one), figures(row, samples, other));
+    let first = |values: &Vec<f64>| values.first().copied().filter(|value| *value > 0.0);
+    let ratio = |(round, values)| Some(first(values)? / first(others.get(round)?)?);
+    let ratios: Vec<f64> = ones.iter().filter_map(ratio).collect();
     (!ratios.is_empty()).then_some(ratios)
+}
+
+/// The peer that does best in a row, by medians.
+pub(crate) fn best_peer(row: &Row, samples: &[Sample]) -> Option<Contestant> {
+    let cost = |peer: &Contestant| brief(row, samples, *peer)?.values.first().copied();
+    let peers = PEERS
+        .into_iter()
+        .filter_map(|peer| Some((peer, cost(&peer)?)));
+    Some(peers.min_by(|one, other| one.1.total_cmp(&other.1))?.0)
+}
+
+/// How far a thing strays from itself in this row; nothing is known of that for datagrams.
+pub(crate) fn noise(row: &Row, samples: &[Sample]) -> f64 {
+    ratios(row, samples, Contestant::HaproxyAgain, Contestant::Haproxy)
+        .map(|ratios| spread(&ratios))
+        .unwrap_or_default()
 }
 
 /// The middle value.
@@ -217,20 +303,29 @@ pub(crate) fn machine() -> String {
     format!("{model}, {cores} cores, Linux {}", kernel.trim())
 }
 
+/// Whom Fairlead is held against.
+pub(crate) const PEERS: [Contestant; 3] =
+    [Contestant::Haproxy, Contestant::Nginx, Contestant::Envoy];
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn sample(contestant: Contestant, round: usize, value: f64) -> Sample {
         Sample {
-            contestant,
             round,
-            ..Sample::of(vec![value])
+            ..Sample::of(contestant, vec![value])
         }
+    }
+
+    fn row(figure: Figure) -> Row {
+        let rows = crate::rows::all();
+        rows.into_iter().find(|row| row.figure == figure).unwrap()
     }
 
     #[test]
     fn ratios_pair_figures_of_the_same_round() {
+        let row = row(Figure::MicrosPerUnit);
         let samples = [
             sample(Contestant::Fairlead, 0, 2.0),
             sample(Contestant::Haproxy, 0, 4.0),
@@ -238,12 +333,35 @@ mod tests {
             sample(Contestant::Fairlead, 1, 20.0),
             sample(Contestant::Fairlead, 2, 20.0),
         ];
-        let found = ratios(&samples, Contestant::Fairlead, Contestant::Haproxy);
+        let found = ratios(&row, &samples, Contestant::Fairlead, Contestant::Haproxy);
         assert_eq!(found, Some(vec![0.5, 2.0]));
-        assert_eq!(
-            ratios(&samples, Contestant::Envoy, Contestant::Haproxy),
-            None
-        );
+        let found = ratios(&row, &samples, Contestant::Envoy, Contestant::Haproxy);
+        assert_eq!(found, None);
+    }
+
+    #[test]
+    fn latency_is_what_a_proxy_adds() {
+        let row = row(Figure::Latency);
+        let samples = [
+            sample(Contestant::Direct, 0, 80.0),
+            sample(Contestant::Fairlead, 0, 95.0),
+            sample(Contestant::Haproxy, 0, 110.0),
+        ];
+        let found = ratios(&row, &samples, Contestant::Fairlead, Contestant::Haproxy);
+        assert_eq!(found, Some(vec![0.5]));
+        assert_eq!(best_peer(&row, &samples), Some(Contestant::Haproxy));
+    }
+
+    #[test]
+    fn a_good_round_undoes_no_failure() {
+        let row = row(Figure::Outage);
+        let samples = [0.0, 3.0, 0.0]
+            .into_iter()
+            .enumerate()
+            .map(|(round, failed)| sample(Contestant::Fairlead, round, failed));
+        let samples: Vec<Sample> = samples.collect();
+        let found = brief(&row, &samples, Contestant::Fairlead).unwrap();
+        assert_eq!(found.values, [3.0]);
     }
 
     #[test]

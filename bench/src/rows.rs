@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     load::client::Kind,
     peers::{FRONT_ECHO, FRONT_SINK, FRONT_UDP},
+    trials::Trial,
 };
 
 /// One row of the table. Smaller is better in every one.
@@ -16,6 +17,9 @@ pub(crate) struct Row {
     pub(crate) parallel: usize,
     pub(crate) size: usize,
     pub(crate) rate: Option<f64>,
+    /// It starts a contestant of its own and disturbs it.
+    #[serde(default)]
+    pub(crate) trial: Option<Trial>,
 }
 
 /// The figure that a row reports.
@@ -26,12 +30,18 @@ pub(crate) enum Figure {
     SecondsPerGigabyte,
     /// CPU microseconds per unit.
     MicrosPerUnit,
-    /// The 50th, 99th and 99.9th percentile, microseconds.
+    /// The 50th, 99th and 99.9th percentile, microseconds; [`Contestant::Direct`] is what no proxy
+    /// adds to.
+    ///
+    /// [`Contestant::Direct`]: crate::peers::Contestant::Direct
     Latency,
     /// User memory per held connection, kB.
     KilobytesPerIdle,
     /// User memory before any load, MB.
     BaseMegabytes,
+    /// Failed connections, then in milliseconds: the longest that one took and still succeeded, the
+    /// last that failed, the last that was affected, both counted from the fault.
+    Outage,
 }
 
 impl Figure {
@@ -43,6 +53,7 @@ impl Figure {
             Self::Latency => "µs",
             Self::KilobytesPerIdle => "kB",
             Self::BaseMegabytes => "MB",
+            Self::Outage => "failed; ms: worst wait, last failed, last affected",
         }
     }
 }
@@ -65,57 +76,129 @@ impl Row {
 
 /// All rows, in the order of the table.
 pub(crate) fn all() -> Vec<Row> {
-    use Figure::{BaseMegabytes, KilobytesPerIdle, Latency, MicrosPerUnit, SecondsPerGigabyte};
-    use Kind::{Bulk, Connect, Idle, Request, Udp};
-    let gigabyte = SecondsPerGigabyte;
-    let table = [
-        ("base memory", BaseMegabytes, (Idle, 0, 0), None),
-        ("new connection", MicrosPerUnit, (Connect, 64, 64), None),
-        ("64 B request", MicrosPerUnit, (Request, 64, 64), None),
-        ("bulk, 1 connection", gigabyte, (Bulk, 1, 0), None),
-        ("bulk, 16 connections", gigabyte, (Bulk, 16, 0), None),
-        ("bulk, 64 connections", gigabyte, (Bulk, 64, 0), None),
-        ("bulk, 16 at 200 MB/s", gigabyte, (Bulk, 16, 0), Some(200.0)),
-        (
-            "latency p50/p99/p99.9, 2,000/s",
-            Latency,
-            (Request, 16, 64),
-            Some(2000.0),
-        ),
-        (
-            "UDP echo 64 B, 64 flows",
-            MicrosPerUnit,
-            (Udp, 64, 64),
-            None,
-        ),
-        (
-            "UDP echo 1200 B, 64 flows",
-            MicrosPerUnit,
-            (Udp, 64, 1200),
-            None,
-        ),
-        (
-            "UDP echo 64 B, 8,000 flows",
-            MicrosPerUnit,
-            (Udp, 8000, 64),
-            None,
-        ),
-        (
-            "idle connection, 5,000",
-            KilobytesPerIdle,
-            (Idle, 5000, 64),
-            None,
-        ),
+    let mut rows = tcp();
+    rows.extend(udp(many_flows()));
+    rows.extend(trials());
+    rows
+}
+
+/// A row of each kind, for a run that only shows that everything works.
+pub(crate) fn smoke() -> Vec<Row> {
+    let names = [
+        "base memory",
+        "new connection",
+        "64 B request",
+        "bulk, 16 connections",
     ];
-    table
-        .into_iter()
-        .map(|(name, figure, (kind, parallel, size), rate)| Row {
-            name: name.to_owned(),
-            figure,
-            kind,
-            parallel,
-            size,
-            rate,
-        })
-        .collect()
+    let names = [
+        &names[..],
+        &["UDP echo 64 B, 64 flows", "reload", "killed endpoint"],
+    ]
+    .concat();
+    let mut rows: Vec<Row> = all();
+    rows.retain(|row| names.contains(&row.name.as_str()));
+    let idle = (Kind::Idle, 200, 64);
+    rows.push(row(
+        "idle connection, 200",
+        Figure::KilobytesPerIdle,
+        idle,
+        None,
+    ));
+    rows
+}
+
+fn tcp() -> Vec<Row> {
+    use Figure::{BaseMegabytes, KilobytesPerIdle, Latency, MicrosPerUnit, SecondsPerGigabyte};
+    use Kind::{Bulk, Connect, Idle, Request};
+    let mut rows = vec![
+        row("base memory", BaseMegabytes, (Idle, 0, 0), None),
+        row("new connection", MicrosPerUnit, (Connect, 64, 64), None),
+        row("64 B request", MicrosPerUnit, (Request, 64, 64), None),
+    ];
+    for count in [1, 16, 64] {
+        let name = format!(
+            "bulk, {count} connection{}",
+            if count > 1 { "s" } else { "" }
+        );
+        rows.push(row(&name, SecondsPerGigabyte, (Bulk, count, 0), None));
+    }
+    for count in [1, 16, 64] {
+        let name = format!("bulk, {count} at 200 MB/s");
+        rows.push(row(
+            &name,
+            SecondsPerGigabyte,
+            (Bulk, count, 0),
+            Some(200.0),
+        ));
+    }
+    let latency = "added latency p50/p99/p99.9 at 2,000/s";
+    rows.push(row(latency, Latency, (Request, 16, 64), Some(2000.0)));
+    let idle = (Idle, 5000, 64);
+    rows.push(row("idle connection, 5,000", KilobytesPerIdle, idle, None));
+    rows
+}
+
+fn udp(many: usize) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for flows in [64, many] {
+        for size in [64, 1200] {
+            let flows_text = thousands(flows);
+            let name = format!("UDP echo {size} B, {flows_text} flows");
+            rows.push(row(
+                &name,
+                Figure::MicrosPerUnit,
+                (Kind::Udp, flows, size),
+                None,
+            ));
+        }
+    }
+    rows
+}
+
+fn trials() -> Vec<Row> {
+    let table = [
+        ("reload", Trial::Reload),
+        ("upgrade", Trial::Upgrade),
+        ("refused endpoint", Trial::Refused),
+        ("killed endpoint", Trial::Killed),
+        ("black-holed endpoint", Trial::BlackHole),
+    ];
+    let trial = |(name, trial)| Row {
+        trial: Some(trial),
+        ..row(name, Figure::Outage, (Kind::Connect, 0, 64), None)
+    };
+    table.into_iter().map(trial).collect()
+}
+
+fn row(name: &str, figure: Figure, load: (Kind, usize, usize), rate: Option<f64>) -> Row {
+    let (kind, parallel, size) = load;
+    Row {
+        name: name.to_owned(),
+        figure,
+        kind,
+        parallel,
+        size,
+        rate,
+        trial: None,
+    }
+}
+
+/// Ten thousand, or what a quarter of the open files that are allowed here has room for: Fairlead
+/// gives flows no more, so that a flood of datagrams never starves connections.
+fn many_flows() -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let hard = limits.lines().find_map(|line| {
+        let line = line.strip_prefix("Max open files")?;
+        line.split_whitespace().nth(1)?.parse::<usize>().ok()
+    });
+    hard.map_or(10_000, |hard| {
+        (hard / 4).saturating_sub(500).clamp(64, 10_000)
+    })
+}
+
+fn thousands(number: usize) -> String {
+    match number {
+        0..1000 => number.to_string(),
+        _ => format!("{},{:03}", number / 1000, number % 1000),
+    }
 }

@@ -1,6 +1,6 @@
 //! CPU time and memory of a process and its descendants, from `/proc`.
 
-use std::{collections::BTreeSet, fs};
+use std::{collections::BTreeSet, fs, path::Path};
 
 /// What a process tree has used so far.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,6 +48,18 @@ pub(crate) fn is_alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')')
         .is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+}
+
+/// Processes whose command line names a folder.
+pub(crate) fn that_name(folder: &Path) -> BTreeSet<u32> {
+    let folder = folder.as_os_str().as_encoded_bytes();
+    let pids = fs::read_dir("/proc").into_iter().flatten();
+    let pids = pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.windows(folder.len()).any(|part| part == folder)
+    })
+    .collect()
 }
 
 fn parent(pid: u32) -> Option<u32> {

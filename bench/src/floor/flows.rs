@@ -8,14 +8,21 @@ use std::{
 };
 
 use super::{KIND_FLOW, KIND_UDP, UNSPECIFIED, token};
-use crate::sys::{datagram::Batch, epoll::Epoll};
+use crate::sys::{
+    datagram::{BATCH, Batch},
+    epoll::Epoll,
+};
 
 /// All flows of all listening sockets.
 pub(super) struct Flows {
     listeners: Vec<(UdpSocket, SocketAddrV4)>,
     flows: Vec<Flow>,
     by_client: HashMap<(usize, SocketAddrV4), usize>,
+    /// From clients.
     batch: Batch,
+    /// To clients, of one listener.
+    answers: Batch,
+    answering: usize,
 }
 
 struct Flow {
@@ -31,6 +38,8 @@ impl Flows {
             flows: Vec::new(),
             by_client: HashMap::new(),
             batch: Batch::new(),
+            answers: Batch::new(),
+            answering: 0,
         }
     }
 
@@ -40,45 +49,61 @@ impl Flows {
         socket: UdpSocket,
         backend: SocketAddrV4,
     ) -> io::Result<()> {
-        epoll.add(socket.as_raw_fd(), token(KIND_UDP, self.listeners.len()))?;
+        epoll.add_level(socket.as_raw_fd(), token(KIND_UDP, self.listeners.len()))?;
         self.listeners.push((socket, backend));
         Ok(())
     }
 
-    /// Forwards datagrams from clients; neighbours of one flow leave in one call.
+    /// Forwards a batch of datagrams from clients; neighbours of one flow leave in one call.
     pub(super) fn forward_requests(&mut self, epoll: &Epoll, index: usize) {
-        loop {
-            let socket = self.listeners[index].0.as_raw_fd();
-            let Ok(count) = self.batch.receive(socket) else {
-                return;
-            };
-            let mut start = 0;
-            while start < count {
-                let client = self.batch.source(start);
-                let mut end = start + 1;
-                while end < count && self.batch.source(end) == client {
-                    end += 1;
-                }
-                if let Ok(flow) = self.flow(epoll, index, client) {
-                    let upstream = self.flows[flow].upstream.as_raw_fd();
-                    // A full send buffer drops, as a router would.
-                    drop(self.batch.send(upstream, start..end, None));
-                }
-                start = end;
+        let socket = self.listeners[index].0.as_raw_fd();
+        self.batch.clear();
+        let Ok(received) = self.batch.receive(socket, BATCH) else {
+            return;
+        };
+        let mut start = received.start;
+        while start < received.end {
+            let client = self.batch.source(start);
+            let mut end = start;
+            while end < received.end && self.batch.source(end) == client {
+                self.batch.address(end, None);
+                end += 1;
             }
+            if let Ok(flow) = self.flow(epoll, index, client) {
+                let upstream = self.flows[flow].upstream.as_raw_fd();
+                // A full send buffer drops, as a router would.
+                drop(self.batch.send(upstream, start..end));
+            }
+            start = end;
         }
     }
 
-    /// Forwards a backend's answers.
-    pub(super) fn forward_answers(&mut self, index: usize) {
+    /// Takes a backend's answer; [`Self::flush`] sends it with those of other flows.
+    pub(super) fn take_answer(&mut self, index: usize) {
         let Flow {
             upstream,
             listener,
             client,
         } = &self.flows[index];
-        let socket = self.listeners[*listener].0.as_raw_fd();
-        while let Ok(count) = self.batch.receive(upstream.as_raw_fd()) {
-            drop(self.batch.send(socket, 0..count, Some(*client)));
+        let (upstream, listener, client) = (upstream.as_raw_fd(), *listener, *client);
+        if listener != self.answering || self.answers.free() == 0 {
+            self.flush();
+        }
+        self.answering = listener;
+        if let Ok(received) = self.answers.receive(upstream, 1) {
+            for index in received {
+                self.answers.address(index, Some(client));
+            }
+        }
+    }
+
+    /// Sends the answers of this round in one call.
+    pub(super) fn flush(&mut self) {
+        let all = self.answers.all();
+        if !all.is_empty() {
+            let socket = self.listeners[self.answering].0.as_raw_fd();
+            drop(self.answers.send(socket, all));
+            self.answers.clear();
         }
     }
 
@@ -90,7 +115,7 @@ impl Flows {
         upstream.set_nonblocking(true)?;
         upstream.connect(SocketAddr::V4(self.listeners[listener].1))?;
         let index = self.flows.len();
-        epoll.add(upstream.as_raw_fd(), token(KIND_FLOW, index))?;
+        epoll.add_level(upstream.as_raw_fd(), token(KIND_FLOW, index))?;
         self.flows.push(Flow {
             upstream,
             listener,

@@ -54,6 +54,6 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<Outcome> {
         units: sent.get(),
         seconds,
         errors: errors.get(),
-        latency: None,
+        ..Outcome::default()
     })
 }

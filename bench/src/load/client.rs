@@ -28,6 +28,9 @@ pub(crate) struct Options {
     /// Requests (or, for bulk, megabytes) a second over all connections; absent: as fast as it goes.
     #[arg(long)]
     pub(crate) rate: Option<f64>,
+    /// Print a line at the start, for whoever wants to disturb from then on.
+    #[arg(long)]
+    pub(crate) announce: bool,
 }
 
 /// The kinds of load.
@@ -58,6 +61,20 @@ pub(crate) struct Outcome {
     /// Latency in microseconds at 50, 99 and 99.9 per cent; from the intended start where a rate is
     /// given.
     pub(crate) latency: Option<[u64; 3]>,
+    /// Of new connections, where something went wrong.
+    #[serde(default)]
+    pub(crate) trouble: Option<Trouble>,
+}
+
+/// What new connections suffered. Times are those of the intended start, from the first one on.
+#[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Trouble {
+    /// The longest that one took and still succeeded, milliseconds.
+    pub(crate) worst: f64,
+    /// The last one that failed, milliseconds.
+    pub(crate) last_failed: Option<f64>,
+    /// The last one that failed or took longer than [`SLOW`], milliseconds.
+    pub(crate) last_affected: Option<f64>,
 }
 
 /// Runs one piece of load.
@@ -75,11 +92,29 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
+impl Trouble {
+    /// Notes a connection that was to start at `start` and has succeeded after `took`, or failed.
+    pub(crate) fn note(&mut self, start: Duration, took: Option<Duration>) {
+        let at = start.as_secs_f64() * 1e3;
+        let later = |last: Option<f64>| Some(last.map_or(at, |last| last.max(at)));
+        match took {
+            Some(took) => self.worst = self.worst.max(took.as_secs_f64() * 1e3),
+            None => self.last_failed = later(self.last_failed),
+        }
+        if took.is_none_or(|took| took > SLOW) {
+            self.last_affected = later(self.last_affected);
+        }
+    }
+}
+
 impl Options {
     pub(crate) fn duration(&self) -> Duration {
         Duration::from_secs_f64(self.seconds)
     }
 }
+
+/// A connection that takes longer has met the fault.
+const SLOW: Duration = Duration::from_millis(15);
 
 /// A latency histogram: 1 µs to 60 s, three digits.
 pub(crate) fn histogram() -> Histogram<u64> {

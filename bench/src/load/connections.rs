@@ -10,15 +10,19 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::client::{Options, Outcome, histogram, quantiles};
+use super::client::{Options, Outcome, Trouble, histogram, quantiles};
 
 struct Tally {
     units: u64,
     errors: u64,
     latency: Histogram<u64>,
+    trouble: Trouble,
 }
 
 pub(super) async fn run(options: &Options) -> anyhow::Result<Outcome> {
+    if options.announce {
+        println!("started");
+    }
     let start = Instant::now();
     let end = start + options.duration();
     let latency = histogram();
@@ -26,6 +30,7 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<Outcome> {
         units: 0,
         errors: 0,
         latency,
+        trouble: Trouble::default(),
     }));
     let gap = options
         .rate
@@ -45,12 +50,12 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<Outcome> {
                     return;
                 }
                 let result = timeout(PATIENCE, exchange(&options)).await;
+                let took = matches!(result, Ok(Ok(()))).then(|| intended.elapsed());
                 let mut tally = tally.borrow_mut();
-                if matches!(result, Ok(Ok(()))) {
+                tally.trouble.note(intended - start, took);
+                if let Some(took) = took {
                     tally.units += 1;
-                    tally
-                        .latency
-                        .saturating_record(intended.elapsed().as_micros() as u64);
+                    tally.latency.saturating_record(took.as_micros() as u64);
                 } else {
                     tally.errors += 1;
                 }
@@ -67,6 +72,7 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<Outcome> {
         seconds: start.elapsed().as_secs_f64(),
         errors: tally.errors,
         latency: quantiles(&tally.latency),
+        trouble: Some(tally.trouble),
     })
 }
 

@@ -52,7 +52,7 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<Outcome> {
         units: units.get(),
         seconds,
         errors: errors.get(),
-        latency: None,
+        ..Outcome::default()
     })
 }
 

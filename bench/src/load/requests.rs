@@ -60,5 +60,6 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<Outcome> {
         seconds: start.elapsed().as_secs_f64(),
         errors: *errors,
         latency: quantiles(latency),
+        trouble: None,
     })
 }

@@ -1,4 +1,4 @@
-//! Edge-triggered epoll.
+//! epoll: edge-triggered for sessions, level-triggered for datagrams.
 
 use std::{
     io,
@@ -22,7 +22,19 @@ impl Epoll {
 
     /// Watches `fd` for both directions, edge-triggered.
     pub(crate) fn add(&self, fd: RawFd, token: u64) -> io::Result<()> {
-        let flags = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
+        self.watch(
+            fd,
+            token,
+            libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET,
+        )
+    }
+
+    /// Watches `fd` for something to read, as long as there is something.
+    pub(crate) fn add_level(&self, fd: RawFd, token: u64) -> io::Result<()> {
+        self.watch(fd, token, libc::EPOLLIN)
+    }
+
+    fn watch(&self, fd: RawFd, token: u64, flags: i32) -> io::Result<()> {
         let mut event = libc::epoll_event {
             events: flags as u32,
             u64: token,

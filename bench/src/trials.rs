@@ -1,0 +1,187 @@
+//! Trials: a reload, an upgrade or a fault under a steady load of new connections. What is measured
+//! is what clients notice.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    net::SocketAddrV4,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    load::{
+        client::{Outcome, Trouble},
+        server::ECHO_PORT,
+    },
+    peers::{self, Contestant, FRONT_ECHO, Running, Setup},
+    place::{Place, Role},
+};
+
+/// What happens under load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Trial {
+    /// The file changes, four times.
+    Reload,
+    /// The program replaces itself, twice.
+    Upgrade,
+    /// One of two endpoints refuses from the start.
+    Refused,
+    /// One of two endpoints is killed.
+    Killed,
+    /// One of two endpoints falls silent: nothing answers for its address any more.
+    BlackHole,
+}
+
+impl Trial {
+    /// Whether this contestant can be put to it here.
+    pub(crate) fn suits(self, contestant: Contestant, place: &Place) -> bool {
+        use Contestant::{Envoy, Fairlead, Haproxy, Nginx};
+        let contestants: &[Contestant] = match self {
+            Self::Reload => &[Fairlead, Haproxy, Nginx],
+            Self::Upgrade => &[Fairlead],
+            Self::Refused | Self::Killed => &[Fairlead, Haproxy, Nginx, Envoy],
+            Self::BlackHole if place.can_cut() => &[Fairlead, Haproxy, Nginx, Envoy],
+            Self::BlackHole => &[],
+        };
+        contestants.contains(&contestant)
+    }
+
+    /// Runs it; see [`crate::rows::Figure::Outage`] for the values.
+    pub(crate) fn run(self, place: &Place, contestant: Contestant) -> anyhow::Result<Vec<f64>> {
+        let ip = place.second_ip();
+        let setup = Setup {
+            second: (!self.is_change()).then_some(SocketAddrV4::new(ip, ECHO_PORT)),
+            reloads: self == Self::Reload,
+        };
+        if !self.is_change() {
+            place.add_second()?;
+        }
+        let mut server = match self {
+            Self::Killed | Self::BlackHole => Some(peers::start_server(place, ip)?),
+            _ => None,
+        };
+        let mut running = contestant.start(place, setup)?;
+        let suffered = self.under_load(place, &mut running, &mut server);
+        running.stop(place)?;
+        if let Some(mut server) = server {
+            server.kill()?;
+            server.wait()?;
+        }
+        if !self.is_change() {
+            place.cut_second();
+        }
+        suffered
+    }
+
+    fn is_change(self) -> bool {
+        matches!(self, Self::Reload | Self::Upgrade)
+    }
+
+    fn under_load(
+        self,
+        place: &Place,
+        running: &mut Running,
+        server: &mut Option<Child>,
+    ) -> anyhow::Result<Vec<f64>> {
+        let (rate, seconds, at): (_, _, &[f64]) = match self {
+            Self::Reload => (1000, 3, &[0.5, 1.0, 1.5, 2.0]),
+            Self::Upgrade => (1000, 4, &[0.5, 2.0]),
+            Self::Refused => (200, 2, &[]),
+            Self::Killed | Self::BlackHole => (200, 5, &[1.0]),
+        };
+        let mut client = client(place, rate, seconds)?.spawn()?;
+        let stdout = client.stdout.take().context("the client's output")?;
+        let mut stdout = BufReader::new(stdout);
+        let mut line = String::new();
+        stdout.read_line(&mut line)?;
+        let started = Instant::now();
+        let mut disturbed = Duration::ZERO;
+        for at in at {
+            let due = Duration::from_secs_f64(*at);
+            while let Some(left) = due.checked_sub(started.elapsed()) {
+                std::thread::park_timeout(left);
+            }
+            self.disturb(place, running, server)?;
+            disturbed = started.elapsed();
+        }
+        let mut text = String::new();
+        stdout.read_to_string(&mut text)?;
+        client.wait()?;
+        let outcome: Outcome =
+            serde_json::from_str(&text).with_context(|| format!("the client said {text:?}"))?;
+        let trouble = outcome.trouble.unwrap_or_default();
+        if outcome.units == 0 {
+            bail!("nothing went through: {} errors", outcome.errors);
+        }
+        Ok(values(outcome.errors, &trouble, disturbed))
+    }
+
+    fn disturb(
+        self,
+        place: &Place,
+        running: &mut Running,
+        server: &mut Option<Child>,
+    ) -> anyhow::Result<()> {
+        match self {
+            Self::Reload => running.reload(),
+            Self::Upgrade => running.upgrade(),
+            Self::Refused => Ok(()),
+            Self::Killed => Ok(server.as_mut().context("a second server")?.kill()?),
+            Self::BlackHole => {
+                place.cut_second();
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Failed connections; the longest wait of those that succeeded; the last failure and the last that
+/// was affected at all, counted from when it began. Milliseconds.
+fn values(errors: u64, trouble: &Trouble, disturbed: Duration) -> Vec<f64> {
+    let since =
+        |at: Option<f64>| at.map_or(0.0, |at| (at - disturbed.as_secs_f64() * 1e3).max(0.0));
+    vec![
+        errors as f64,
+        trouble.worst,
+        since(trouble.last_failed),
+        since(trouble.last_affected),
+    ]
+}
+
+fn client(place: &Place, rate: u32, seconds: u32) -> anyhow::Result<Command> {
+    let target = SocketAddrV4::new(place.ip(Role::Proxy), FRONT_ECHO).to_string();
+    let mut command = place.command(Role::Client, &std::env::current_exe()?);
+    command.args(["client", "--kind", "connect", "--announce"]);
+    // Enough at a time that those who wait hold nobody up.
+    command.args(["--parallel", "1024", "--target", &target]);
+    command.args([
+        "--rate",
+        &rate.to_string(),
+        "--seconds",
+        &seconds.to_string(),
+    ]);
+    command.stdout(Stdio::piped());
+    Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_count_from_the_fault() {
+        let mut trouble = Trouble::default();
+        trouble.note(Duration::from_millis(100), Some(Duration::from_millis(2)));
+        trouble.note(Duration::from_millis(1100), None);
+        trouble.note(
+            Duration::from_millis(1250),
+            Some(Duration::from_millis(120)),
+        );
+        let found = values(1, &trouble, Duration::from_secs(1));
+        assert_eq!(found, [1.0, 120.0, 100.0, 250.0]);
+    }
+}
