@@ -59,8 +59,8 @@ struct Tail {
 enum Mode {
     /// Through the shared buffer; the number of large reads in a row.
     Copy(u8),
-    /// Through a pipe; the number of small passes in a row.
-    Splice(u8),
+    /// Through a pipe, until the source runs dry.
+    Splice,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -229,7 +229,7 @@ impl Stream {
             }
             moved += match self.mode {
                 Mode::Copy(large) => self.copy(large, source, sink, shared)?,
-                Mode::Splice(small) => self.splice(small, source, sink, shared)?,
+                Mode::Splice => self.splice(source, sink, shared)?,
             };
         }
     }
@@ -293,14 +293,13 @@ impl Stream {
         } else if large + 1 < LARGE_READS {
             Mode::Copy(large + 1)
         } else {
-            Mode::Splice(0)
+            Mode::Splice
         };
         Ok(len)
     }
 
     fn splice(
         &mut self,
-        small: u8,
         source: &mut Side,
         sink: &mut Side,
         shared: &mut Shared,
@@ -314,6 +313,8 @@ impl Stream {
             Err(error) => {
                 shared.pipes.give_back(pipe);
                 source.readable &= error.kind() != io::ErrorKind::WouldBlock;
+                // What comes next may be a trickle, which is cheaper to copy.
+                self.mode = Mode::Copy(0);
                 return would_block(&error, 0).ok_or_else(|| Fault::Source(Failure::of(&error)));
             }
         };
@@ -322,14 +323,6 @@ impl Stream {
             source.ended = true;
             return Ok(0);
         }
-        self.mode = if len >= LARGE_READ {
-            Mode::Splice(0)
-        } else if small + 1 < SMALL_PASSES {
-            Mode::Splice(small + 1)
-        } else {
-            // A trickle is cheaper to copy.
-            Mode::Copy(0)
-        };
         let sent = match drain(&pipe, sink, len) {
             Ok(sent) => sent,
             Err(fault) => {
@@ -371,7 +364,7 @@ impl Mode {
     fn turn_bytes(self) -> usize {
         match self {
             Self::Copy(_) => TURN_BYTES,
-            Self::Splice(_) => 1,
+            Self::Splice => 1,
         }
     }
 }
@@ -457,11 +450,10 @@ fn would_block<T>(error: &io::Error, value: T) -> Option<T> {
 
 /// Halves the cost of bulk against 16 KiB; one a thread, so its size costs nothing a session.
 const SCRATCH_BYTES: usize = 64 * 1024;
-/// A read of at least this much smells of bulk; two in a row are bulk.
-const LARGE_READ: usize = 32 * 1024;
+/// A read that fills the buffer smells of bulk; two in a row are bulk. Copying what stays in the
+/// processor's cache is cheaper than splicing it, as long as it comes in small bursts.
+const LARGE_READ: usize = SCRATCH_BYTES;
 const LARGE_READS: u8 = 2;
-/// So many smaller passes in a row are a trickle.
-const SMALL_PASSES: u8 = 2;
 /// What a copied stream may move before the others have their turn.
 const TURN_BYTES: usize = 1024 * 1024;
 
