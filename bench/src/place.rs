@@ -77,6 +77,17 @@ impl Place {
                 run(command)?;
             }
         }
+        // The way from clients to servers without a proxy in between.
+        let mut command = Command::new("ip");
+        command.args([
+            "netns",
+            "exec",
+            &proxy,
+            "sysctl",
+            "-qw",
+            "net.ipv4.ip_forward=1",
+        ]);
+        run(command)?;
         Ok(place)
     }
 

@@ -11,8 +11,10 @@ use super::client::{Options, Outcome};
 
 pub(super) async fn run(options: &Options) -> anyhow::Result<Outcome> {
     let mut sockets = Vec::new();
-    for _ in 0..options.parallel {
-        let socket = UdpSocket::bind("0.0.0.0:0").await?;
+    for index in 0..options.parallel {
+        // The same ports in each row: flows that a proxy still has are used again.
+        let port = PORT + u16::try_from(index)?;
+        let socket = UdpSocket::bind(("0.0.0.0", port)).await?;
         socket.connect(SocketAddr::V4(options.target)).await?;
         sockets.push(socket);
     }
@@ -56,6 +58,8 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<Outcome> {
     })
 }
 
+/// Below those that connections leave from where no range is set.
+const PORT: u16 = 20_000;
 /// Datagrams in flight: enough to keep a core busy, too few to overflow a socket's buffer.
 const WINDOW: usize = 64;
 /// An echo that takes longer is lost.
