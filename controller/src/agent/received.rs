@@ -413,7 +413,7 @@ fn unreadable(resource: &Resource) -> Option<String> {
         return Some("it is empty".to_owned());
     };
     match unpack::<Import>(any) {
-        Err(error) => Some(error.to_string()),
+        Err(error) => Some(error),
         Ok(import) if resource.name != format!("{}/{}", import.namespace, import.name) => Some(
             format!("it says that it is {}/{}", import.namespace, import.name),
         ),

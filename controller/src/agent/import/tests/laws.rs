@@ -74,7 +74,7 @@ proptest! {
         let mut observed = member(&[import_of(&numbers)]);
         settle(&mut observed);
         let before = layout(&observed);
-        let mut changed = numbers.clone();
+        let mut changed = numbers;
         if !changed.remove(&one) {
             changed.insert(one);
         }
