@@ -113,12 +113,20 @@ impl Stream {
                 subscription.compare_all = false;
                 subscription.fresh.clear();
                 subscription.seen = revision;
-                if !removed.is_empty() {
-                    responses.push(DeltaDiscoveryResponse {
+                if removed.is_empty() {
+                    continue;
+                }
+                // What comes last and goes first does so at once: a listener that takes another
+                // one's place, as when its port changes, must find that place free.
+                let at_once = *of == Type::Listener;
+                let mut sent = responses.iter_mut().filter(|_| at_once);
+                match sent.find(|response| response.type_url == of.url()) {
+                    Some(response) => response.removed_resources = removed,
+                    None => responses.push(DeltaDiscoveryResponse {
                         type_url: of.url().to_owned(),
                         removed_resources: removed,
                         ..DeltaDiscoveryResponse::default()
-                    });
+                    }),
                 }
             }
         }

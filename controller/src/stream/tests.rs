@@ -77,6 +77,21 @@ fn updates_come_in_the_order_that_breaks_nothing_and_removals_the_other_way_roun
 }
 
 #[test]
+fn a_listener_goes_in_the_answer_that_brings_the_one_in_its_place() {
+    let (mut stream, mut table) = (Stream::default(), table());
+    for of in Type::ALL {
+        stream.hear(&request(of));
+    }
+    stream.say(&table, 1, &Type::ALL);
+    table.remove(Type::Listener, "Listener", 2);
+    table.put(Type::Listener, resource("moved", 1), 2);
+    let answers = stream.say(&table, 2, &Type::ALL);
+    assert_eq!(answers.len(), 1);
+    assert_eq!(answers[0].resources[0].name, "moved");
+    assert_eq!(answers[0].removed_resources, ["Listener"]);
+}
+
+#[test]
 fn a_client_that_comes_back_is_sent_only_what_it_lacks() {
     let mut table = table();
     table.put(Type::Cluster, resource("other", 1), 1);

@@ -81,6 +81,10 @@ impl Decoder {
     ) -> Decoded {
         let mut decoded = Decoded::default();
         let kind = kind_of(type_url);
+        // First, so that a resource of the same answer can take the place of one that goes.
+        for name in removed {
+            self.remove(type_url, name, &mut decoded.delta.changes);
+        }
         for resource in resources {
             let changes = &mut decoded.delta.changes;
             if let Err(faults) = self.take(type_url, resource, changes) {
@@ -89,9 +93,6 @@ impl Decoder {
                 };
                 decoded.problems.extend(faults.into_iter().map(problem));
             }
-        }
-        for name in removed {
-            self.remove(type_url, name, &mut decoded.delta.changes);
         }
         decoded
     }

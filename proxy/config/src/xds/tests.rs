@@ -27,6 +27,8 @@ use crate::{
     yaml,
 };
 
+mod moves;
+
 fn of_file(text: &str) -> Snapshot {
     yaml::parse(text.as_bytes())
         .unwrap_or_else(|p| panic!("{p}"))
