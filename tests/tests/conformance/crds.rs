@@ -175,8 +175,11 @@ pub(crate) async fn printer_columns_show_in_tables(case: Case) -> anyhow::Result
         .iter()
         .filter_map(|column| column["name"].as_str())
         .collect();
-    same!(columns, ["Name", "Hull", "Masts"]);
-    same!(table["rows"][0]["cells"], json!(["one", "steel", 3]));
+    same!(columns, ["Name", "Hull", "Masts", "Written"]);
+    same!(
+        table["rows"][0]["cells"],
+        json!(["one", "steel", 3, "Update"])
+    );
     Ok(())
 }
 
@@ -329,6 +332,7 @@ impl Kind {
                 "additionalPrinterColumns": [
                     { "name": "Hull", "type": "string", "jsonPath": ".spec.hull" },
                     { "name": "Masts", "type": "integer", "jsonPath": ".spec.masts" },
+                    { "name": "Written", "type": "string", "jsonPath": ".metadata.managedFields[*].operation" },
                 ],
             })
         };

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{age, list, text};
 
-/// A CRD column's cell: simple paths (`.spec.x`, `.status.list[0].y`, and
+/// A CRD column's cell: simple paths (`.spec.x`, `.status.list[0].y`, `.list[*].y`, and
 /// `.list[?(@.type=="Ready")].status`).
 pub(super) fn cell(column: &Value, object: &Value, now: Timestamp) -> Value {
     let Some(value) = walk(object, text(&column["jsonPath"])) else {
@@ -21,33 +21,45 @@ pub(super) fn cell(column: &Value, object: &Value, now: Timestamp) -> Value {
 }
 
 fn walk<'v>(object: &'v Value, path: &str) -> Option<&'v Value> {
-    let mut here = object;
-    for step in split_path(path) {
-        let (field, index) = match step.split_once('[') {
-            Some((field, rest)) => (field, Some(rest.trim_end_matches(']'))),
-            None => (step, None),
-        };
-        let field = field.replace("\\.", ".");
-        if !field.is_empty() {
-            here = here.get(&field)?;
-        }
-        let Some(index) = index else { continue };
-        here = match index
-            .strip_prefix("?(@.")
-            .and_then(|filter| filter.strip_suffix(')'))
-        {
-            Some(filter) => {
-                let (key, wanted) = filter.split_once("==")?;
-                let wanted = wanted.trim().trim_matches(['"', '\'']);
-                list(here).iter().find(|item| item[key.trim()] == wanted)?
-            }
-            None => match index.trim_matches(['"', '\'']).parse::<usize>() {
-                Ok(index) => here.get(index)?,
-                Err(_) => here.get(index.trim_matches(['"', '\'']))?,
-            },
-        };
+    follow(object, &split_path(path))
+}
+
+fn follow<'v>(here: &'v Value, steps: &[&str]) -> Option<&'v Value> {
+    let Some((step, rest)) = steps.split_first() else {
+        return Some(here);
+    };
+    let (field, index) = match step.split_once('[') {
+        Some((field, index)) => (field, Some(index.trim_end_matches(']'))),
+        None => (*step, None),
+    };
+    let field = field.replace("\\.", ".");
+    let here = match &*field {
+        "" => here,
+        field => here.get(field)?,
+    };
+    match index {
+        None => follow(here, rest),
+        // Of several values a cell shows the first.
+        Some("*") => list(here).iter().find_map(|item| follow(item, rest)),
+        Some(index) => follow(element(here, index)?, rest),
     }
-    Some(here)
+}
+
+/// By a number, a key in quotes, or a filter for equality.
+fn element<'v>(here: &'v Value, index: &str) -> Option<&'v Value> {
+    let filter = index
+        .strip_prefix("?(@.")
+        .and_then(|filter| filter.strip_suffix(')'));
+    if let Some(filter) = filter {
+        let (key, wanted) = filter.split_once("==")?;
+        let wanted = wanted.trim().trim_matches(['"', '\'']);
+        return list(here).iter().find(|item| item[key.trim()] == wanted);
+    }
+    let index = index.trim_matches(['"', '\'']);
+    match index.parse::<usize>() {
+        Ok(index) => here.get(index),
+        Err(_) => here.get(index),
+    }
 }
 
 /// Splits at dots outside brackets that no backslash precedes.
@@ -94,6 +106,12 @@ mod tests {
             walk(&object, ".metadata.labels['x.y/z']"),
             Some(&json!("label"))
         );
+        assert_eq!(walk(&object, ".spec.a[*].b"), Some(&json!(7)));
+        assert_eq!(
+            walk(&object, ".status.conditions[*].type"),
+            Some(&json!("Done"))
+        );
+        assert_eq!(walk(&object, ".spec.a[*].missing"), None);
         assert_eq!(walk(&object, ".spec.missing.b"), None);
     }
 }
