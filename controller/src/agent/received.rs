@@ -194,6 +194,10 @@ impl Received {
         self.revision += 1;
         let mut changed = self.group != response.proxy_group;
         self.group = response.proxy_group;
+        // First, as the decoder does: a listener may take the place of one that goes.
+        for name in &response.removed_resources {
+            changed |= self.remove(of, name);
+        }
         let mut problems = Vec::new();
         for resource in response.resources {
             match self.judge(of, &resource) {
@@ -209,9 +213,6 @@ impl Received {
                 }
                 Verdict::Fresh => changed |= self.accept(of, resource, &mut problems),
             }
-        }
-        for name in &response.removed_resources {
-            changed |= self.remove(of, name);
         }
         if !problems.is_empty() {
             answer.error_detail = Some(refusal(&problems.join("; ")));
