@@ -29,7 +29,8 @@ use fairlead_config::{
 };
 
 use encoder::Encoder;
-pub use table::{Resource, Table, Type};
+pub use fairlead_config::xds::Type;
+pub use table::{Resource, Table};
 
 use crate::{
     distribute::Rows,

@@ -5,24 +5,11 @@ use std::{
     sync::Arc,
 };
 
-use fairlead_config::xds::proto::{
-    Typed, cluster::Cluster, discovery, endpoint::ClusterLoadAssignment, fairlead::Import,
-    listener::Listener,
-};
+use fairlead_config::xds::{Type, proto::discovery};
 use sha2::{Digest, Sha256};
 
 /// An encoded resource; clones share it.
 pub type Resource = Arc<discovery::Resource>;
-
-/// The types served, in the order in which updates are sent; removals go the other way round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs, reason = "the names of xDS")]
-pub enum Type {
-    Cluster,
-    Assignment,
-    Listener,
-    Import,
-}
 
 /// Resources, and a log of their changes.
 #[derive(Debug, Default)]
@@ -33,33 +20,6 @@ pub struct Table {
     forgotten: u64,
     /// The sum of the hashes of all resources: order doesn't matter, so it moves with each change.
     sum: u128,
-}
-
-// === impl Type ===
-
-impl Type {
-    /// All of them, in order.
-    pub const ALL: [Self; 4] = [
-        Self::Cluster,
-        Self::Assignment,
-        Self::Listener,
-        Self::Import,
-    ];
-
-    /// Its type URL.
-    pub fn url(self) -> &'static str {
-        match self {
-            Self::Cluster => Cluster::URL,
-            Self::Assignment => ClusterLoadAssignment::URL,
-            Self::Listener => Listener::URL,
-            Self::Import => Import::URL,
-        }
-    }
-
-    /// From a type URL.
-    pub fn parse(url: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|one| one.url() == url)
-    }
 }
 
 // === impl Table ===

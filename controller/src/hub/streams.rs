@@ -477,7 +477,7 @@ impl Connection {
         let revision = board.revision();
         let mut responses = match &self.audience {
             Audience::Group(group) => match board.group(group) {
-                Some(table) => self.stream.say(table, revision, &PROXY_TYPES),
+                Some(table) => self.stream.say(table, revision, &Type::OF_PROXIES),
                 None => Vec::new(),
             },
             Audience::Member(member) => {
@@ -492,7 +492,7 @@ impl Connection {
                 let none = Table::default();
                 let table = group.as_ref().and_then(|group| board.group(group));
                 let own = table.unwrap_or(&none);
-                responses.extend(self.stream.say(own, revision, &PROXY_TYPES));
+                responses.extend(self.stream.say(own, revision, &Type::OF_PROXIES));
                 for response in &mut responses {
                     response.proxy_group = group.as_deref().unwrap_or_default().to_owned();
                 }
@@ -553,7 +553,6 @@ fn load_answer(watched: &BTreeSet<String>) -> LoadStatsResponse {
 /// A member's own proxy group.
 pub(super) type OwnGroups = Arc<BTreeMap<MemberName, GroupName>>;
 
-const PROXY_TYPES: [Type; 3] = [Type::Cluster, Type::Assignment, Type::Listener];
 /// Responses that wait for a slow client; further changes are put together meanwhile.
 const ANSWERS_QUEUE: usize = 4;
 /// How long the store is asked whether it was restored.

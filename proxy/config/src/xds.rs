@@ -22,11 +22,13 @@
 pub mod decoder;
 pub mod endpoints;
 pub mod envelope;
+pub mod intake;
 pub mod listeners;
 pub mod policy;
 pub mod proto;
 pub mod saved;
 pub mod service;
+mod types;
 
 #[cfg(test)]
 mod tests;
@@ -37,10 +39,8 @@ use prost_types::{Struct, Value, value::Kind};
 
 use crate::snapshot::{Endpoints, Snapshot};
 use envelope::Stamp;
-use proto::{
-    Typed, cluster::Cluster, core::Metadata, discovery::Resource, endpoint::ClusterLoadAssignment,
-    listener::Listener,
-};
+use proto::{core::Metadata, discovery::Resource};
+pub use types::Type;
 
 /// All resources of a snapshot, in the order in which they must be sent.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -89,9 +89,6 @@ pub fn encode(snapshot: &Snapshot, stamp: &Stamp) -> Resources {
     }
     resources
 }
-
-/// The type URLs in the order in which updates are sent; removals go the other way round.
-pub const TYPES: [&str; 3] = [Cluster::URL, ClusterLoadAssignment::URL, Listener::URL];
 
 /// Our own key in `filter_metadata`.
 pub const METADATA_KEY: &str = "fairlead.dev";

@@ -4,7 +4,7 @@
 use fairlead_config::{
     snapshot::Snapshot,
     xds::{
-        TYPES,
+        Type,
         decoder::Decoder,
         proto::{Any, Message, discovery::Resource},
     },
@@ -14,7 +14,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|bytes: &[u8]| {
     let mut decoder = Decoder::default();
     let mut snapshot = Snapshot::default();
-    for type_url in TYPES {
+    for type_url in Type::OF_PROXIES.map(Type::url) {
         let any = Any {
             type_url: type_url.to_owned(),
             value: bytes.to_vec(),

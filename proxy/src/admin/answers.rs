@@ -103,6 +103,7 @@ fn control_plane(status: &XdsStatus, clock: &Clock) -> Value {
         "resources": {
             "accepted": status.counts.accepted,
             "refused": status.counts.refused,
+            "fittedLater": status.counts.fitted_later,
             "unchanged": status.counts.unchanged,
             "heldBack": status.counts.deferred,
             "acceptedStale": status.counts.accepted_stale,

@@ -67,6 +67,8 @@ pub struct ControlPlaneMetrics {
     pub accepted: Gauge,
     /// Resources that were refused.
     pub refused: Gauge,
+    /// Of those, the ones that took force once their place was free.
+    pub fitted_later: Gauge,
     /// Resources that were in force already.
     pub unchanged: Gauge,
     /// Resources held back because newer ones are in force.

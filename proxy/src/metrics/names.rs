@@ -177,6 +177,7 @@ pub const CONTROL_PLANE: &[Series<ControlPlaneMetrics>] = table! {
         => |cells| &cells.streams_ended;
     RESOURCES, by "result" = "accepted" => |cells| cells.accepted;
     RESOURCES, by "result" = "refused" => |cells| cells.refused;
+    RESOURCES, by "result" = "fitted-later" => |cells| cells.fitted_later;
     RESOURCES, by "result" = "unchanged" => |cells| cells.unchanged;
     RESOURCES, by "result" = "held-back" => |cells| cells.held_back;
     RESOURCES, by "result" = "accepted-stale" => |cells| cells.accepted_stale;

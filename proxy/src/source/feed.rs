@@ -168,6 +168,7 @@ impl Feed {
         cells.streams_ended.set(number(link.ends));
         cells.accepted.set(number(counts.accepted));
         cells.refused.set(number(counts.refused));
+        cells.fitted_later.set(number(counts.fitted_later));
         cells.unchanged.set(number(counts.unchanged));
         cells.held_back.set(number(counts.deferred));
         cells.accepted_stale.set(number(counts.accepted_stale));

@@ -10,7 +10,7 @@ use std::{
 use fairlead_config::{
     snapshot::Snapshot,
     xds::{
-        self, TYPES,
+        self, Type,
         envelope::Stamp,
         proto::{
             discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
@@ -226,7 +226,7 @@ async fn discover(
         tokio::select! {
             request = requests.message() => {
                 let Ok(Some(request)) = request else { return };
-                let kind = TYPES.iter().position(|it| *it == request.type_url).unwrap();
+                let kind = Type::parse(&request.type_url).unwrap() as usize;
                 asked[kind] = true;
                 sent[kind].extend(request.initial_resource_versions);
                 if let Some(error) = request.error_detail {
@@ -263,7 +263,7 @@ fn difference(
         .map(|(name, it)| (name.clone(), it.version.clone()))
         .collect();
     (!new.is_empty() || !gone.is_empty()).then(|| DeltaDiscoveryResponse {
-        type_url: TYPES[kind].to_owned(),
+        type_url: Type::OF_PROXIES[kind].url().to_owned(),
         nonce: "n".to_owned(),
         resources: new,
         removed_resources: gone,

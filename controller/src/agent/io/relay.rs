@@ -309,9 +309,9 @@ impl Connection {
         if !received.proxies_known() {
             return Vec::new();
         }
-        let mut responses = self
-            .stream
-            .say(received.proxies(), received.revision(), &PROXY_TYPES);
+        let mut responses =
+            self.stream
+                .say(received.proxies(), received.revision(), &Type::OF_PROXIES);
         for response in &mut responses {
             response.control_plane = Some(ControlPlane {
                 identifier: format!("fairlead-agent/{}", self.relay.version),
@@ -341,7 +341,6 @@ fn expired() -> Status {
     Status::unauthenticated("the token has run out; come back with a new one")
 }
 
-const PROXY_TYPES: [Type; 3] = [Type::Cluster, Type::Assignment, Type::Listener];
 /// Responses that wait for a slow proxy; further changes are put together meanwhile.
 const ANSWERS_QUEUE: usize = 4;
 /// A stream that says nothing is closed.

@@ -167,10 +167,11 @@ impl Status {
         ]
     }
 
-    fn totals(&self) -> [Row; 8] {
+    fn totals(&self) -> [Row; 9] {
         let counts = self.shared.received.lock().counts();
         let ends = self.shared.link.lock().ends;
         let stale = "Resources that took force although something newer had been seen";
+        let fitted = "Refused resources that took force once their place was free";
         let deferred = "Resources of a replica that is behind, held back";
         [
             row("stream_ends_total", "Streams from the hub that ended", ends),
@@ -185,6 +186,7 @@ impl Status {
                 "Resources that were refused",
                 counts.refused,
             ),
+            row("fitted_later_total", fitted, counts.fitted_later),
             row(
                 "unchanged_total",
                 "Resources with the content in force",

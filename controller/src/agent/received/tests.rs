@@ -1,4 +1,9 @@
-use fairlead_config::xds::{envelope::seal, proto::fairlead::ImportPort, saved};
+use fairlead_config::xds::{
+    envelope::seal,
+    intake::HELD_BACK,
+    proto::{fairlead::ImportPort, listener::Listener},
+    saved,
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -104,6 +109,37 @@ fn an_import_that_cannot_be_read_is_refused_by_name_and_the_earlier_one_stays() 
     assert_eq!(port_of(&received, "shop/web"), Some(80));
     assert_eq!(port_of(&received, "shop/mail"), Some(25));
     assert_eq!(received.counts().refused, 2);
+}
+
+#[test]
+fn a_listener_may_take_the_place_of_one_that_the_same_answer_removes() {
+    let file = fairlead_config::yaml::parse(
+        b"
+services:
+  - name: shop/web:http
+    frontends: [ { protocol: tcp, address: '127.0.0.1:80' } ]
+    tiers: [ { members: [ { name: m, endpoints: [ { address: '10.0.0.1:80' } ] } ] } ]",
+    );
+    let resources = fairlead_config::xds::encode(&file.unwrap().snapshot, &Stamp::default());
+    let old = &resources.listeners[0];
+    let mut message: Listener = unpack(old.resource.as_ref().unwrap()).unwrap();
+    message.name = "new".to_owned();
+    let new = seal("new", &message, &Stamp::default());
+    let said = |listeners: &[Resource], removed: &[&str]| DeltaDiscoveryResponse {
+        type_url: Type::Listener.url().to_owned(),
+        ..response(listeners, removed)
+    };
+    let mut received = Received::new("a", "1");
+    received.receive(said(std::slice::from_ref(old), &[]), Tick(0));
+    assert_eq!(received.snapshot().frontends.len(), 1);
+    received.receive(said(&[new], &[&old.name]), Tick(0));
+    assert_eq!(
+        received.snapshot().frontends.len(),
+        1,
+        "the derived Service goes on"
+    );
+    let names = received.proxies().all(Type::Listener);
+    assert_eq!(names.map(|(name, _)| name).collect::<Vec<_>>(), ["new"]);
 }
 
 #[test]

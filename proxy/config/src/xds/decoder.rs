@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::{
+    Type,
     endpoints::{self, Assignment},
     listeners, policy,
     proto::{
@@ -49,6 +50,15 @@ pub struct Decoded {
     pub delta: Delta,
     /// The refused ones, each with every fault; `kind` is `cluster`, `endpoints` or `listener`.
     pub problems: Vec<Problem>,
+    /// The names of those that would be accepted if another one did not have their place.
+    pub displaced: Vec<String>,
+}
+
+/// Why a resource is refused.
+struct Refused {
+    faults: Vec<Fault>,
+    /// Whether that is only because another one has its place.
+    displaced: bool,
 }
 
 /// What a Cluster said.
@@ -80,18 +90,23 @@ impl Decoder {
         removed: &[String],
     ) -> Decoded {
         let mut decoded = Decoded::default();
-        let kind = kind_of(type_url);
+        let kind = Type::parse(type_url).map_or("resource", Type::noun);
         // First, so that a resource of the same answer can take the place of one that goes.
         for name in removed {
             self.remove(type_url, name, &mut decoded.delta.changes);
         }
         for resource in resources {
             let changes = &mut decoded.delta.changes;
-            if let Err(faults) = self.take(type_url, resource, changes) {
+            if let Err(refused) = self.take(type_url, resource, changes) {
                 let problem = |(field, message)| {
                     Problem::resource(kind, resource.name.as_str(), field, message)
                 };
-                decoded.problems.extend(faults.into_iter().map(problem));
+                decoded
+                    .problems
+                    .extend(refused.faults.into_iter().map(problem));
+                if refused.displaced {
+                    decoded.displaced.push(resource.name.clone());
+                }
             }
         }
         decoded
@@ -110,12 +125,19 @@ impl Decoder {
         })
     }
 
+    /// The assignments that have not come, though a cluster uses them.
+    pub fn missing(&self) -> impl Iterator<Item = &str> {
+        let used = self.clusters.values();
+        let used = used.filter_map(|told| told.assignment.as_deref());
+        used.filter(|name| !self.assignments.contains_key(*name))
+    }
+
     fn take(
         &mut self,
         type_url: &str,
         resource: &Resource,
         changes: &mut Vec<Change>,
-    ) -> Result<(), Vec<Fault>> {
+    ) -> Result<(), Refused> {
         let any = resource.resource.as_ref();
         let any = any.ok_or_else(|| whole("has no content".to_owned()))?;
         match type_url {
@@ -124,9 +146,10 @@ impl Decoder {
                 self.assignment(&unpack(any).map_err(whole)?, resource, changes)
             }
             Listener::URL => self.listener(&unpack(any).map_err(whole)?, resource, changes),
-            other => Err(whole(format!(
-                "is of type {other:?}, which was not asked for"
-            ))),
+            other => {
+                let message = format!("is of type {other:?}, which was not asked for");
+                Err(whole(message).into())
+            }
         }
     }
 
@@ -135,7 +158,7 @@ impl Decoder {
         cluster: &Cluster,
         resource: &Resource,
         changes: &mut Vec<Change>,
-    ) -> Result<(), Vec<Fault>> {
+    ) -> Result<(), Refused> {
         check_name(&resource.name, &cluster.name)?;
         let name = ServiceName::parse(&cluster.name).map_err(|broken| whole(broken.to_string()))?;
         let (policy, explicit_spill) = policy::read(cluster)?;
@@ -163,8 +186,8 @@ impl Decoder {
         &self,
         cluster: &Cluster,
         name: &ServiceName,
-    ) -> Result<(Option<String>, Option<Assignment>), Vec<Fault>> {
-        let fault = |message: &str| vec![("type".to_owned(), message.to_owned())];
+    ) -> Result<(Option<String>, Option<Assignment>), Refused> {
+        let fault = |message: &str| Refused::from(vec![("type".to_owned(), message.to_owned())]);
         let kind = match &cluster.discovery_type {
             Some(ClusterDiscoveryType::Type(kind)) => DiscoveryType::try_from(*kind),
             Some(ClusterDiscoveryType::Custom(_)) => {
@@ -183,7 +206,8 @@ impl Decoder {
                 };
                 if let Some(user) = self.users.get(assignment).filter(|user| *user != name) {
                     let message = format!("the endpoints {assignment} are {user}'s already");
-                    return Err(vec![("eds_cluster_config".to_owned(), message)]);
+                    let faults = vec![("eds_cluster_config".to_owned(), message)];
+                    return Err(Refused::displaced(faults));
                 }
                 Ok((Some(assignment.to_owned()), None))
             }
@@ -208,7 +232,7 @@ impl Decoder {
         message: &ClusterLoadAssignment,
         resource: &Resource,
         changes: &mut Vec<Change>,
-    ) -> Result<(), Vec<Fault>> {
+    ) -> Result<(), Refused> {
         check_name(&resource.name, &message.cluster_name)?;
         let assigned = Assigned::from(endpoints::read(message, false)?);
         self.assignments.insert(resource.name.clone(), assigned);
@@ -223,7 +247,7 @@ impl Decoder {
         listener: &Listener,
         resource: &Resource,
         changes: &mut Vec<Change>,
-    ) -> Result<(), Vec<Fault>> {
+    ) -> Result<(), Refused> {
         check_name(&resource.name, &listener.name)?;
         let frontends = listeners::read(listener)?;
         let names: Vec<FrontendName> = frontends.iter().map(|it| it.name.clone()).collect();
@@ -232,9 +256,8 @@ impl Decoder {
             (*owner != listener.name).then_some((name, owner))
         });
         if let Some((name, owner)) = taken {
-            return Err(whole(format!(
-                "the frontend {name} is listener {owner}'s already"
-            )));
+            let message = format!("the frontend {name} is listener {owner}'s already");
+            return Err(Refused::displaced(whole(message)));
         }
         for name in &names {
             self.owners.insert(name.clone(), listener.name.clone());
@@ -323,6 +346,26 @@ impl Decoder {
     }
 }
 
+// === impl Refused ===
+
+impl Refused {
+    fn displaced(faults: Vec<Fault>) -> Self {
+        Self {
+            faults,
+            displaced: true,
+        }
+    }
+}
+
+impl From<Vec<Fault>> for Refused {
+    fn from(faults: Vec<Fault>) -> Self {
+        Self {
+            faults,
+            displaced: false,
+        }
+    }
+}
+
 impl From<Assignment> for Assigned {
     fn from(assignment: Assignment) -> Self {
         Self {
@@ -348,13 +391,4 @@ fn check_name(resource: &str, message: &str) -> Result<(), Vec<Fault>> {
 
 fn whole(message: String) -> Vec<Fault> {
     vec![(String::new(), message)]
-}
-
-fn kind_of(type_url: &str) -> &'static str {
-    match type_url {
-        Cluster::URL => "cluster",
-        ClusterLoadAssignment::URL => "endpoints",
-        Listener::URL => "listener",
-        _ => "resource",
-    }
 }

@@ -5,13 +5,13 @@ use super::{
     decoder::{Decoded, Decoder},
     envelope::{Stamp, content_hash, stamp},
     proto::{
-        Any,
-        cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy},
+        Any, Typed,
+        cluster::{Cluster, ClusterDiscoveryType, DiscoveryType, LbPolicy},
         core::{AddressKind, Locality, SocketProtocol, TransportSocket},
-        endpoint::{HostIdentifier, LbEndpoint, LocalityLbEndpoints},
+        endpoint::{ClusterLoadAssignment, HostIdentifier, LbEndpoint, LocalityLbEndpoints},
         fairlead::{Import, ImportPort, ImportType},
         filter::{ClusterSpecifier, ProxyProtocol, TcpProxy, UdpProxyConfig, UdpRouteSpecifier},
-        listener::{Filter, FilterChain, FilterChainMatch, ListenerFilter},
+        listener::{Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter},
         pack, unpack,
     },
     *,
@@ -56,9 +56,9 @@ fn decode<'r>(parts: impl IntoIterator<Item = (&'r str, &'r Vec<Resource>)>) -> 
 
 fn parts(resources: &Resources) -> [(&str, &Vec<Resource>); 3] {
     [
-        (TYPES[0], &resources.clusters),
-        (TYPES[1], &resources.assignments),
-        (TYPES[2], &resources.listeners),
+        (Type::Cluster.url(), &resources.clusters),
+        (Type::Assignment.url(), &resources.assignments),
+        (Type::Listener.url(), &resources.listeners),
     ]
 }
 
@@ -592,7 +592,7 @@ fn recorded() -> std::path::PathBuf {
 fn the_corpus_of_resources_never_panics() {
     for (name, bytes) in arbitrary::corpus("resources") {
         let mut decoder = Decoder::default();
-        for type_url in TYPES {
+        for type_url in Type::OF_PROXIES.map(Type::url) {
             let any = Any {
                 type_url: type_url.to_owned(),
                 value: bytes.clone(),
@@ -659,9 +659,9 @@ proptest! {
 
     #[test]
     fn garbage_is_refused_and_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0..3_usize) {
-        let any = Any { type_url: TYPES[kind].to_owned(), value: bytes };
+        let any = Any { type_url: Type::OF_PROXIES[kind].url().to_owned(), value: bytes };
         let resource = Resource { name: "a/b:c".to_owned(), resource: Some(any), ..Resource::default() };
-        Decoder::default().decode(TYPES[kind], &[resource], &[]);
+        Decoder::default().decode(Type::OF_PROXIES[kind].url(), &[resource], &[]);
     }
 
     #[test]

@@ -1,6 +1,11 @@
+use std::time::Duration;
+
 use fairlead_config::{
     snapshot::Snapshot,
-    xds::{self, Resources},
+    xds::{
+        self, Resources,
+        proto::{cluster::Cluster, core::INVALID_ARGUMENT, listener::Listener, unpack},
+    },
     yaml,
 };
 use proptest::prelude::*;
@@ -41,10 +46,10 @@ fn encode(snapshot: &Snapshot, as_of: u64) -> Resources {
     xds::encode(snapshot, &stamp(as_of))
 }
 
-fn response(kind: usize, resources: &[Resource]) -> DeltaDiscoveryResponse {
+fn response(of: Type, resources: &[Resource]) -> DeltaDiscoveryResponse {
     DeltaDiscoveryResponse {
-        type_url: TYPES[kind].to_owned(),
-        nonce: format!("nonce-{kind}"),
+        type_url: of.url().to_owned(),
+        nonce: format!("nonce-{of:?}"),
         resources: resources.to_vec(),
         ..DeltaDiscoveryResponse::default()
     }
@@ -80,9 +85,9 @@ impl Proxy {
     }
 
     fn receive_all(&mut self, resources: &Resources, now: Tick) {
-        self.receive(response(CLUSTERS, &resources.clusters), now);
-        self.receive(response(ASSIGNMENTS, &resources.assignments), now);
-        self.receive(response(LISTENERS, &resources.listeners), now);
+        self.receive(response(Type::Cluster, &resources.clusters), now);
+        self.receive(response(Type::Assignment, &resources.assignments), now);
+        self.receive(response(Type::Listener, &resources.listeners), now);
     }
 
     fn weight_of_first(&self) -> u16 {
@@ -100,7 +105,7 @@ fn a_new_stream_asks_for_everything_and_names_what_is_in_force() {
     proxy.receive_all(&encode(&snapshot(0..2, 1), 5), at(0));
     let requests = proxy.ads.connect();
     let types: Vec<&str> = requests.iter().map(|it| it.type_url.as_str()).collect();
-    assert_eq!(types, TYPES);
+    assert_eq!(types, Type::OF_PROXIES.map(Type::url));
     assert_eq!(requests[1].resource_names_subscribe, ["a/s0:p", "a/s1:p"]);
     assert_eq!(requests[0].resource_names_subscribe, [WILDCARD]);
     assert_eq!(requests[0].initial_resource_versions.len(), 2);
@@ -114,20 +119,20 @@ fn clusters_bring_a_request_for_their_endpoints_and_an_acknowledgement() {
     let mut proxy = Proxy::new();
     proxy.ads.connect();
     let resources = encode(&snapshot(0..2, 1), 1);
-    let step = proxy.receive(response(CLUSTERS, &resources.clusters), at(0));
+    let step = proxy.receive(response(Type::Cluster, &resources.clusters), at(0));
     let [ack, ask] = step.requests.as_slice() else {
         panic!("{:?}", step.requests);
     };
     assert_eq!(
         (ack.response_nonce.as_str(), &ack.error_detail),
-        ("nonce-0", &None)
+        ("nonce-Cluster", &None)
     );
-    assert_eq!(ask.type_url, TYPES[ASSIGNMENTS]);
+    assert_eq!(ask.type_url, Type::Assignment.url());
     assert_eq!(ask.resource_names_subscribe, ["a/s0:p", "a/s1:p"]);
     assert_eq!(proxy.ads.waiting(), ["a/s0:p", "a/s1:p"]);
     let gone = DeltaDiscoveryResponse {
         removed_resources: vec!["a/s0:p".to_owned()],
-        ..response(CLUSTERS, &[])
+        ..response(Type::Cluster, &[])
     };
     let step = proxy.receive(gone, at(1));
     assert_eq!(step.requests[1].resource_names_unsubscribe, ["a/s0:p"]);
@@ -138,7 +143,7 @@ fn a_refusal_names_the_resource_and_the_reason_and_the_others_take_force() {
     let mut proxy = Proxy::new();
     let mut resources = encode(&snapshot(0..2, 1), 1);
     resources.clusters[0].resource.as_mut().unwrap().value = vec![0xff];
-    let step = proxy.receive(response(CLUSTERS, &resources.clusters), at(0));
+    let step = proxy.receive(response(Type::Cluster, &resources.clusters), at(0));
     let status = step.requests[0].error_detail.as_ref().expect("a refusal");
     assert_eq!(status.code, INVALID_ARGUMENT);
     assert!(
@@ -146,7 +151,7 @@ fn a_refusal_names_the_resource_and_the_reason_and_the_others_take_force() {
         "{}",
         status.message
     );
-    proxy.receive(response(ASSIGNMENTS, &resources.assignments), at(0));
+    proxy.receive(response(Type::Assignment, &resources.assignments), at(0));
     assert_eq!(proxy.running.services.len(), 1);
     let requests = proxy.ads.connect();
     assert_eq!(
@@ -159,11 +164,69 @@ fn a_refusal_names_the_resource_and_the_reason_and_the_others_take_force() {
 }
 
 #[test]
+fn a_listener_whose_port_is_anothers_binds_it_once_that_one_is_gone() {
+    let mut proxy = Proxy::new();
+    let resources = encode(&snapshot(0..1, 1), 1);
+    proxy.receive_all(&resources, at(0));
+    let any = resources.listeners[0].resource.as_ref().unwrap();
+    let mut listener: Listener = unpack(any).unwrap();
+    listener.name = "other".to_owned();
+    let other = envelope::seal("other", &listener, &stamp(2));
+    let step = proxy.receive(response(Type::Listener, &[other]), at(1));
+    assert_eq!(step.problems.len(), 1);
+    let gone = DeltaDiscoveryResponse {
+        removed_resources: vec![resources.listeners[0].name.clone()],
+        ..response(Type::Listener, &[])
+    };
+    let step = proxy.receive(gone, at(2));
+    assert_eq!(step.requests[0].error_detail, None);
+    assert_eq!(
+        proxy.running.frontends.len(),
+        1,
+        "it goes and comes at once"
+    );
+    let held = proxy.ads.in_force();
+    assert!(held.iter().any(|(_, held)| held.name == "other"));
+    assert_eq!(proxy.ads.counts().fitted_later, 1);
+}
+
+#[test]
+fn a_cluster_whose_endpoints_are_anothers_gets_them_once_that_one_is_gone() {
+    let mut proxy = Proxy::new();
+    let resources = encode(&snapshot(0..1, 3), 1);
+    proxy.receive_all(&resources, at(0));
+    let any = resources.clusters[0].resource.as_ref().unwrap();
+    let mut cluster: Cluster = unpack(any).unwrap();
+    cluster.name = "a/other:p".to_owned();
+    cluster.eds_cluster_config.as_mut().unwrap().service_name = "a/s0:p".to_owned();
+    let other = envelope::seal("a/other:p", &cluster, &stamp(2));
+    let step = proxy.receive(response(Type::Cluster, &[other]), at(1));
+    assert_eq!(step.problems.len(), 1);
+    let gone = DeltaDiscoveryResponse {
+        removed_resources: vec!["a/s0:p".to_owned()],
+        ..response(Type::Cluster, &[])
+    };
+    proxy.receive(gone, at(2));
+    assert!(
+        proxy.ads.waiting().is_empty(),
+        "they are here, nobody sends them again"
+    );
+    let services: Vec<_> = proxy
+        .running
+        .services
+        .keys()
+        .map(|name| name.as_str())
+        .collect();
+    assert_eq!(services, ["a/other:p"]);
+    assert_eq!(proxy.weight_of_first(), 3);
+}
+
+#[test]
 fn a_type_that_was_not_asked_for_is_refused() {
     let mut proxy = Proxy::new();
     let other = DeltaDiscoveryResponse {
         type_url: "type.googleapis.com/other".to_owned(),
-        ..response(0, &[])
+        ..response(Type::Cluster, &[])
     };
     let step = proxy.receive(other, at(0));
     assert!(step.requests[0].error_detail.is_some());
@@ -175,7 +238,7 @@ fn equal_content_is_ignored() {
     let mut proxy = Proxy::new();
     proxy.receive_all(&encode(&snapshot(0..2, 1), 5), at(0));
     let step = proxy.receive(
-        response(CLUSTERS, &encode(&snapshot(0..2, 1), 7).clusters),
+        response(Type::Cluster, &encode(&snapshot(0..2, 1), 7).clusters),
         at(1),
     );
     assert_eq!(step.delta.changes, []);
@@ -187,7 +250,7 @@ fn an_older_view_is_held_back_and_then_accepted_and_counted() {
     let mut proxy = Proxy::new();
     proxy.receive_all(&encode(&snapshot(0..1, 5), 50), at(0));
     let older = encode(&snapshot(0..1, 4), 40);
-    let step = proxy.receive(response(ASSIGNMENTS, &older.assignments), at(1));
+    let step = proxy.receive(response(Type::Assignment, &older.assignments), at(1));
     assert_eq!(step.requests[0].error_detail, None, "it is acknowledged");
     assert_eq!(proxy.weight_of_first(), 5);
     assert_eq!(proxy.ads.next_deadline(), Some(at(11)));
@@ -204,7 +267,7 @@ fn a_new_stream_begins_with_what_is_in_force_and_forgets_what_was_held_back() {
     let mut proxy = Proxy::new();
     proxy.receive_all(&encode(&snapshot(0..1, 5), 50), at(0));
     let older = encode(&snapshot(0..1, 4), 40);
-    proxy.receive(response(ASSIGNMENTS, &older.assignments), at(1));
+    proxy.receive(response(Type::Assignment, &older.assignments), at(1));
     assert!(proxy.ads.next_deadline().is_some());
     let requests = proxy.ads.connect();
     let node = requests[0].node.clone().unwrap();
@@ -219,7 +282,7 @@ fn something_newer_ends_the_wait_of_an_older_view() {
     proxy.receive_all(&encode(&snapshot(0..1, 5), 50), at(0));
     let send = |proxy: &mut Proxy, weight, as_of, now| {
         let resources = encode(&snapshot(0..1, weight), as_of);
-        proxy.receive(response(ASSIGNMENTS, &resources.assignments), now);
+        proxy.receive(response(Type::Assignment, &resources.assignments), now);
     };
     send(&mut proxy, 4, 40, at(1));
     send(&mut proxy, 6, 60, at(2));
@@ -241,13 +304,13 @@ fn what_was_removed_comes_back_at_once_only_when_it_is_newer() {
     let gone = |proxy: &mut Proxy, now| {
         let gone = DeltaDiscoveryResponse {
             removed_resources: vec!["tcp/127.0.0.1:1000".to_owned()],
-            ..response(LISTENERS, &[])
+            ..response(Type::Listener, &[])
         };
         proxy.receive(gone, now);
     };
     gone(&mut proxy, at(1));
     proxy.receive(
-        response(LISTENERS, &encode(&snapshot(0..1, 5), 50).listeners),
+        response(Type::Listener, &encode(&snapshot(0..1, 5), 50).listeners),
         at(2),
     );
     assert!(
@@ -258,7 +321,7 @@ fn what_was_removed_comes_back_at_once_only_when_it_is_newer() {
     gone(&mut proxy, at(3));
     assert_eq!(proxy.ads.next_deadline(), None, "it has caught up");
     proxy.receive(
-        response(LISTENERS, &encode(&snapshot(0..1, 5), 51).listeners),
+        response(Type::Listener, &encode(&snapshot(0..1, 5), 51).listeners),
         at(4),
     );
     assert_eq!(proxy.running.frontends.len(), 1);
@@ -273,7 +336,7 @@ fn a_restored_control_plane_takes_force_at_once() {
         epoch: "two".to_owned(),
     };
     let restored = xds::encode(&snapshot(0..1, 9), &other_life);
-    proxy.receive(response(ASSIGNMENTS, &restored.assignments), at(1));
+    proxy.receive(response(Type::Assignment, &restored.assignments), at(1));
     assert_eq!(proxy.weight_of_first(), 9);
 }
 
@@ -315,10 +378,8 @@ proptest! {
         for (as_of, (services, weight)) in (1..).zip(&states) {
             last = snapshot(0..*services, *weight);
             let resources = encode(&last, as_of);
-            for (kind, all) in [&resources.clusters, &resources.assignments, &resources.listeners]
-                .into_iter()
-                .enumerate()
-            {
+            let all = [&resources.clusters, &resources.assignments, &resources.listeners];
+            for (kind, all) in Type::OF_PROXIES.into_iter().zip(all) {
                 for part in all.chunks(cut) {
                     proxy.receive(response(kind, part), at(as_of));
                     if twice {
@@ -334,10 +395,10 @@ proptest! {
             });
             let listeners = DeltaDiscoveryResponse {
                 removed_resources: ports.collect(),
-                ..response(LISTENERS, &[])
+                ..response(Type::Listener, &[])
             };
             proxy.receive(listeners, at(as_of));
-            let clusters = DeltaDiscoveryResponse { removed_resources: gone, ..response(CLUSTERS, &[]) };
+            let clusters = DeltaDiscoveryResponse { removed_resources: gone, ..response(Type::Cluster, &[]) };
             proxy.receive(clusters, at(as_of));
             names = now;
         }

@@ -85,19 +85,19 @@ async fn an_envoy_accepts_every_resource_and_serves() {
     let mut told = BTreeSet::new();
     while acknowledged.len() < 3 {
         let request = stream.request().await;
-        let kind = kind_of(&request.type_url).expect("one of three");
+        let of = Type::parse(&request.type_url).expect("one of three");
         if let Some(error) = request.error_detail {
             panic!("{}: {}", request.type_url, error.message);
         }
         if !request.response_nonce.is_empty() {
-            acknowledged.insert(kind, ());
-        } else if told.insert(kind) {
-            let all = [
-                &resources.clusters,
-                &resources.assignments,
-                &resources.listeners,
-            ];
-            stream.answer(response(kind, all[kind])).await;
+            acknowledged.insert(of, ());
+        } else if told.insert(of) {
+            let all = match of {
+                Type::Cluster => &resources.clusters,
+                Type::Assignment => &resources.assignments,
+                Type::Listener | Type::Import => &resources.listeners,
+            };
+            stream.answer(response(of, all)).await;
         }
     }
     let mut client = loop {

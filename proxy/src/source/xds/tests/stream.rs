@@ -77,23 +77,25 @@ fn options(addr: SocketAddr) -> Options {
 /// request said it had.
 async fn serve(stream: &mut PlaneStream, snapshot: &Snapshot, as_of: u64) -> Vec<usize> {
     let resources = encode(snapshot, as_of);
-    let mut had = vec![0; 3];
+    let mut had = BTreeMap::new();
     let mut asked = BTreeSet::new();
-    stream.answer(response(CLUSTERS, &resources.clusters)).await;
+    stream
+        .answer(response(Type::Cluster, &resources.clusters))
+        .await;
     while asked.len() < 3 {
         let request = stream.request().await;
-        let kind = kind_of(&request.type_url).expect("one of three");
-        if request.response_nonce.is_empty() && asked.insert(kind) {
-            had[kind] = request.initial_resource_versions.len();
+        let of = Type::parse(&request.type_url).expect("one of three");
+        if request.response_nonce.is_empty() && asked.insert(of) {
+            had.insert(of, request.initial_resource_versions.len());
         }
     }
     stream
-        .answer(response(ASSIGNMENTS, &resources.assignments))
+        .answer(response(Type::Assignment, &resources.assignments))
         .await;
     stream
-        .answer(response(LISTENERS, &resources.listeners))
+        .answer(response(Type::Listener, &resources.listeners))
         .await;
-    had
+    had.into_values().collect()
 }
 
 #[tokio::test]
@@ -108,7 +110,7 @@ async fn what_the_control_plane_says_arrives_and_is_acknowledged() {
     while acknowledged.len() < 2 {
         let request = stream.request().await;
         assert_eq!(request.error_detail, None);
-        if request.response_nonce != "nonce-0" {
+        if request.response_nonce != "nonce-Cluster" {
             acknowledged.insert(request.response_nonce);
         }
     }
