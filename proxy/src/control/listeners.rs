@@ -258,7 +258,7 @@ impl Listeners {
             // sessions out.
             for ((place, socket), thread) in inherited.into_iter().zip(threads.cycle()) {
                 if bind.protocol == Protocol::Tcp {
-                    let _set = tcp::set_liveness(&socket, liveness);
+                    let _set = tcp::replace_liveness(&socket, liveness);
                     // Whoever had it before may have stopped on its way out.
                     let _admitted = handshake::admit(&socket);
                 }
@@ -327,7 +327,7 @@ impl Bound {
             self.liveness = *liveness;
             for socket in self.sockets() {
                 // A listener refuses none of these options.
-                let _set = tcp::set_liveness(socket, liveness);
+                let _set = tcp::replace_liveness(socket, liveness);
             }
         }
     }
@@ -354,3 +354,6 @@ fn row(bind: Bind) -> SocketRow {
 fn problem(frontend: &str, message: String) -> Problem {
     Problem::resource("frontend", frontend, "address", message)
 }
+
+#[cfg(test)]
+mod tests;

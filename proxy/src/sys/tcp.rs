@@ -111,6 +111,15 @@ pub fn set_liveness(socket: impl AsFd, liveness: &Liveness) -> io::Result<()> {
     Ok(())
 }
 
+/// The same for a listener that may have had other options before: what is left out is taken back.
+pub fn replace_liveness(socket: impl AsFd, liveness: &Liveness) -> io::Result<()> {
+    let socket = socket.as_fd();
+    if liveness.user_timeout.is_none() {
+        sockopt::set_tcp_user_timeout(socket, 0)?;
+    }
+    set_liveness(socket, liveness)
+}
+
 /// Keepalive takes 1 to 32767 seconds.
 fn whole_seconds(duration: Duration) -> Duration {
     let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
