@@ -27,8 +27,15 @@ pub(crate) mod wire;
 mod tests;
 
 /// Received datagrams, held until [`Inbox::clear`].
+///
+/// Those of one call have room for a train each; the next call begins right behind what the last
+/// one brought, so that answers that come one by one lie side by side.
 pub(crate) struct Inbox {
     buffers: Box<[u8]>,
+    /// Where each message begins.
+    starts: Box<[usize]>,
+    /// Where the next one begins.
+    end: usize,
     names: Box<[Name]>,
     controls: Box<[Control]>,
     iovecs: Box<[libc::iovec]>,
@@ -92,7 +99,9 @@ impl Inbox {
     /// Room for [`INBOX_SLOTS`] messages. The memory is touched only as far as datagrams fill it.
     pub(crate) fn new() -> Self {
         Self {
-            buffers: vec![0; INBOX_SLOTS * SLOT_BYTES].into(),
+            buffers: vec![0; INBOX_SLOTS * STRIDE].into(),
+            starts: vec![0; INBOX_SLOTS].into(),
+            end: 0,
             names: vec![Name::default(); INBOX_SLOTS].into(),
             controls: vec![Control::default(); INBOX_SLOTS].into(),
             iovecs: vec![NO_IOVEC; INBOX_SLOTS].into(),
@@ -103,7 +112,8 @@ impl Inbox {
 
     /// Slots that are free.
     pub(crate) fn free(&self) -> usize {
-        INBOX_SLOTS - self.filled
+        let room = (self.buffers.len() - self.end) / STRIDE;
+        room.min(INBOX_SLOTS - self.filled)
     }
 
     /// Slots that are filled; the index of the next message.
@@ -114,6 +124,7 @@ impl Inbox {
     /// Forgets all messages.
     pub(crate) fn clear(&mut self) {
         self.filled = 0;
+        self.end = 0;
     }
 
     /// Receives up to `max` messages into free slots and returns how many came. Doesn't block: an
@@ -124,13 +135,10 @@ impl Inbox {
         if count == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        for (slot, buffer) in self
-            .buffers
-            .chunks_exact_mut(SLOT_BYTES)
-            .enumerate()
-            .skip(first)
-            .take(count)
-        {
+        let buffers = self.buffers[self.end..].chunks_exact_mut(STRIDE);
+        for (index, buffer) in buffers.take(count).enumerate() {
+            let slot = first + index;
+            self.starts[slot] = self.end + index * STRIDE;
             self.iovecs[slot] = libc::iovec {
                 iov_base: buffer.as_mut_ptr().cast(),
                 iov_len: SLOT_BYTES,
@@ -160,6 +168,10 @@ impl Inbox {
         };
         let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
         self.filled += received;
+        if let Some(last) = self.filled.checked_sub(1) {
+            let len = (self.headers[last].msg_len as usize).min(SLOT_BYTES);
+            self.end = self.starts[last] + len.next_multiple_of(LINE_BYTES);
+        }
         Ok(received)
     }
 
@@ -167,7 +179,7 @@ impl Inbox {
     pub(crate) fn message(&self, slot: usize) -> Received<'_> {
         debug_assert!(slot < self.filled, "slot {slot} is free");
         let header = &self.headers[slot];
-        let at = slot * SLOT_BYTES;
+        let at = self.starts[slot];
         let bytes = &self.buffers[at..at + (header.msg_len as usize).min(SLOT_BYTES)];
         let source = self.names[slot].read(header.msg_hdr.msg_namelen as usize);
         let told = self.controls[slot].read(header.msg_hdr.msg_controllen);
@@ -351,6 +363,10 @@ pub(crate) const INBOX_SLOTS: usize = 64;
 pub(crate) const OUTBOX_SLOTS: usize = 64;
 /// A train that GRO put together is at most this long, and so is a datagram.
 const SLOT_BYTES: usize = 1 << 16;
+/// From one message of a call to the next: not a power of two, or the first bytes of all would
+/// compete for the same few lines of the processor's cache.
+const STRIDE: usize = SLOT_BYTES + 17 * LINE_BYTES;
+const LINE_BYTES: usize = 64;
 /// What a listening socket asks to queue; the kernel cuts it down to `net.core.rmem_max`.
 const RECEIVE_BYTES: usize = 1 << 20;
 /// Errors taken at a time; a socket holds few, as each stops the next send.
