@@ -9,8 +9,8 @@
 //! direction, so a slow reader stops the sender; the end of one stream is passed on after its last
 //! byte and never cuts the other stream.
 //!
-//! Cost of a small message: one receive, one send. Of a megabyte of bulk: eight splices, if the other
-//! streams leave it time to arrive.
+//! Cost of a small message: one receive, one send. Of a megabyte of bulk: eight splices, if the source
+//! holds it.
 
 use std::io;
 
@@ -59,8 +59,8 @@ struct Tail {
 enum Mode {
     /// Through the shared buffer; the number of large reads in a row.
     Copy(u8),
-    /// Through a pipe, until the source runs dry.
-    Splice,
+    /// Through a pipe; the number of small passes in a row.
+    Splice(u8),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -151,6 +151,11 @@ impl Relay {
         self.upward.state != State::Open || self.downward.state != State::Open
     }
 
+    /// Whether it moves so much that others should go first.
+    pub(crate) fn is_bulk(&self) -> bool {
+        self.upward.is_bulk() || self.downward.is_bulk()
+    }
+
     /// Gives pipes back before the sides are closed.
     pub(crate) fn release(&mut self, shared: &mut Shared) {
         self.upward.release(shared);
@@ -224,12 +229,12 @@ impl Stream {
             if !source.readable || !sink.writable {
                 return Ok(false);
             }
-            if moved >= self.mode.turn_bytes() {
+            if moved >= TURN_BYTES {
                 return Ok(true);
             }
             moved += match self.mode {
                 Mode::Copy(large) => self.copy(large, source, sink, shared)?,
-                Mode::Splice => self.splice(source, sink, shared)?,
+                Mode::Splice(small) => self.splice(small, source, sink, shared)?,
             };
         }
     }
@@ -293,13 +298,14 @@ impl Stream {
         } else if large + 1 < LARGE_READS {
             Mode::Copy(large + 1)
         } else {
-            Mode::Splice
+            Mode::Splice(0)
         };
         Ok(len)
     }
 
     fn splice(
         &mut self,
+        small: u8,
         source: &mut Side,
         sink: &mut Side,
         shared: &mut Shared,
@@ -313,8 +319,6 @@ impl Stream {
             Err(error) => {
                 shared.pipes.give_back(pipe);
                 source.readable &= error.kind() != io::ErrorKind::WouldBlock;
-                // What comes next may be a trickle, which is cheaper to copy.
-                self.mode = Mode::Copy(0);
                 return would_block(&error, 0).ok_or_else(|| Fault::Source(Failure::of(&error)));
             }
         };
@@ -323,6 +327,13 @@ impl Stream {
             source.ended = true;
             return Ok(0);
         }
+        self.mode = if len >= SMALL_PASS {
+            Mode::Splice(0)
+        } else if small + 1 < SMALL_PASSES {
+            Mode::Splice(small + 1)
+        } else {
+            Mode::Copy(0)
+        };
         let sent = match drain(&pipe, sink, len) {
             Ok(sent) => sent,
             Err(fault) => {
@@ -338,6 +349,10 @@ impl Stream {
             shared.pipes.give_back(pipe);
         }
         Ok(len)
+    }
+
+    fn is_bulk(&self) -> bool {
+        matches!(self.mode, Mode::Splice(_))
     }
 
     fn is_through(&self) -> bool {
@@ -357,18 +372,6 @@ impl Stream {
 
 // === impl Mode ===
 
-impl Mode {
-    /// What a stream may move before the others have their turn. One pass where it is spliced: what
-    /// arrives while the others have theirs makes the next pass larger, and a large pass costs little
-    /// more than a small one.
-    fn turn_bytes(self) -> usize {
-        match self {
-            Self::Copy(_) => TURN_BYTES,
-            Self::Splice => 1,
-        }
-    }
-}
-
 impl Default for Mode {
     fn default() -> Self {
         Self::Copy(0)
@@ -385,6 +388,11 @@ impl Shared {
             copied: 0,
             spliced: 0,
         }
+    }
+
+    /// Bytes that sessions have moved since they were last counted.
+    pub(crate) fn moved(&self) -> u64 {
+        self.copied + self.spliced
     }
 }
 
@@ -450,12 +458,17 @@ fn would_block<T>(error: &io::Error, value: T) -> Option<T> {
 
 /// Halves the cost of bulk against 16 KiB; one a thread, so its size costs nothing a session.
 const SCRATCH_BYTES: usize = 64 * 1024;
-/// A read that fills the buffer smells of bulk; two in a row are bulk. Copying what stays in the
-/// processor's cache is cheaper than splicing it, as long as it comes in small bursts.
+/// A read that fills the buffer smells of bulk; two in a row are bulk.
 const LARGE_READ: usize = SCRATCH_BYTES;
 const LARGE_READS: u8 = 2;
-/// What a copied stream may move before the others have their turn.
-const TURN_BYTES: usize = 1024 * 1024;
+/// A stream of bulk that runs dry is still one: copying what comes next would cost half as much again.
+/// But a trickle is cheaper to copy, and two passes as small as this are one.
+const SMALL_PASS: usize = 16 * 1024;
+const SMALL_PASSES: u8 = 2;
+/// What a stream may move before the others have their turn. Less costs more: of 64 streams, each does
+/// little at a time and wakes both its peers for it; with a quarter of this, a gigabyte costs half as
+/// much again.
+pub(crate) const TURN_BYTES: usize = 4 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests;

@@ -26,7 +26,7 @@ use super::{
     close::reason_of,
     handoff::{Gauge, WINDOW},
     leg::{Side, Watched},
-    relay::{Shared, Turn},
+    relay::{Shared, TURN_BYTES, Turn},
     session::{Phase, Session, Straggler, Token},
     slab::{Key, Slab},
     wheel::Wheel,
@@ -250,14 +250,26 @@ impl Worker {
             }
             (Phase::Over, _) => return,
         }
-        if !session.marks.queued {
-            self.relay_turn(key);
+        if session.marks.queued {
+            return;
         }
+        // Bulk lets the small messages of this round go first.
+        if matches!(&session.phase, Phase::Relaying(relay) if relay.is_bulk()) {
+            session.marks.queued = true;
+            return self.runnable.push_back(key);
+        }
+        self.relay_turn(key);
     }
 
-    /// Gives each session that had more to do one turn.
+    /// Gives sessions that move much, or had more to do, one turn each, until so much has moved that
+    /// the poller should be asked again: a small message waits for two turns of bulk at most, however
+    /// many streams there are.
     fn run_queued(&mut self) {
+        let enough = self.shared.moved() + TURN_BYTES as u64;
         for _ in 0..self.runnable.len() {
+            if self.shared.moved() >= enough {
+                return;
+            }
             let Some(key) = self.runnable.pop_front() else {
                 return;
             };

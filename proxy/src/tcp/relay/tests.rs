@@ -199,6 +199,24 @@ fn bulk_is_spliced_byte_exact_in_both_directions_at_once() {
 }
 
 #[test]
+fn a_stream_of_bulk_that_runs_dry_is_spliced_until_it_trickles() {
+    let mut bench = Bench::new();
+    bench.relay.upward.mode = Mode::Splice(0);
+    let mut pass = |bytes: &[u8]| {
+        let until = bench.relay.upward.bytes + bytes.len() as u64;
+        bench.client.write_all(bytes).unwrap();
+        bench.run(|relay| relay.upward.bytes == until);
+        // Finds the socket empty.
+        assert_eq!(bench.relay.turn(&mut bench.shared), Turn::Waits);
+        (bench.shared.spliced, bench.shared.copied)
+    };
+    assert_eq!(pass(b"one"), (3, 0));
+    assert_eq!(pass(b"two"), (6, 0));
+    assert_eq!(pass(b"three"), (6, 5), "two small passes are a trickle");
+    bench.server.read_exact(&mut [0; 11]).unwrap();
+}
+
+#[test]
 fn a_slow_reader_stops_the_sender_and_loses_nothing() {
     let mut bench = Bench::new();
     let mut sender = nonblocking(bench.client.try_clone().unwrap());
