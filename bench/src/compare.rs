@@ -183,11 +183,19 @@ fn measure(
     row: &Row,
     (running, contestant): (&Running, Contestant),
 ) -> anyhow::Result<Sample> {
+    let target = SocketAddrV4::new(place.ip(Role::Proxy), row.port());
+    if row.kind == Kind::Udp {
+        // What it costs to open the flows is another row.
+        let opening = Row {
+            kind: Kind::Flow,
+            ..row.clone()
+        };
+        load(options, place, &opening, target)?;
+    }
     let before = usage::of_tree(running.pid());
     if row.figure == Figure::BaseMegabytes {
         return Ok(Sample::of(contestant, vec![before.memory as f64 / 1e6]));
     }
-    let target = SocketAddrV4::new(place.ip(Role::Proxy), row.port());
     if row.kind == Kind::Idle {
         let client = client(options, place, row, target)?;
         let grown = hold(client, row, running, before.memory)?;
@@ -259,7 +267,11 @@ fn client(
         kind.as_str().context("a kind is a string")?,
     ]);
     command.arg("--target").arg(target.to_string());
-    command.arg("--seconds").arg(options.seconds().to_string());
+    let seconds = match options.smoke {
+        true => options.seconds(),
+        false => options.seconds().max(row.figure.seconds_min()),
+    };
+    command.arg("--seconds").arg(seconds.to_string());
     command.arg("--parallel").arg(row.parallel.to_string());
     command.arg("--size").arg(row.size.max(1).to_string());
     if let Some(rate) = row.rate {

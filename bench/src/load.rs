@@ -3,6 +3,7 @@
 pub(crate) mod client;
 pub(crate) mod server;
 
+mod alarm;
 mod bulk;
 mod connections;
 mod datagrams;

@@ -188,7 +188,25 @@ fn verdict(row: &Row, samples: &[Sample]) -> String {
         )
         .expect("writing to a string");
     }
+    if row.figure == Figure::Latency {
+        let apart: Vec<String> = [0, 1, 2]
+            .into_iter()
+            .filter_map(|column| Some(format!("{:.0}", apart(row, samples, column)?)))
+            .collect();
+        writeln!(out, "    A/A spread in µs: {}", apart.join(" / ")).expect("writing to a string");
+    }
     out
+}
+
+/// How far the two HAProxys are apart in a column, half the time no further than this.
+fn apart(row: &Row, samples: &[Sample], column: usize) -> Option<f64> {
+    let one = figures(row, samples, Contestant::Haproxy);
+    let other = figures(row, samples, Contestant::HaproxyAgain);
+    let apart = one.iter().filter_map(|(round, values)| {
+        Some((values.get(column)? - other.get(round)?.get(column)?).abs())
+    });
+    let apart: Vec<f64> = apart.collect();
+    (!apart.is_empty()).then(|| median(&apart))
 }
 
 /// A contestant's figures by round; of a latency, what it adds.
@@ -222,7 +240,7 @@ pub(crate) fn brief(row: &Row, samples: &[Sample], contestant: Contestant) -> Op
             .filter_map(move |values| values.get(index).copied())
     };
     let values = (0..width).map(|index| match (row.figure, index) {
-        (Figure::Outage, 0) => column(index).sum(),
+        (Figure::Outage, 0 | 4) => column(index).sum(),
         (Figure::Outage, _) => column(index).fold(0.0, f64::max),
         _ => median(&column(index).collect::<Vec<_>>()),
     });
@@ -350,6 +368,22 @@ mod tests {
         let found = ratios(&row, &samples, Contestant::Fairlead, Contestant::Haproxy);
         assert_eq!(found, Some(vec![0.5]));
         assert_eq!(best_peer(&row, &samples), Some(Contestant::Haproxy));
+    }
+
+    #[test]
+    fn the_spread_of_a_latency_is_told_for_each_percentile() {
+        let row = row(Figure::Latency);
+        let latency = |contestant, round, values: [f64; 3]| Sample {
+            round,
+            ..Sample::of(contestant, values.to_vec())
+        };
+        let samples = [
+            latency(Contestant::Haproxy, 0, [50.0, 90.0, 300.0]),
+            latency(Contestant::HaproxyAgain, 0, [52.0, 80.0, 350.0]),
+        ];
+        let found = [0, 1, 2].map(|column| apart(&row, &samples, column));
+        assert_eq!(found, [Some(2.0), Some(10.0), Some(50.0)]);
+        assert_eq!(apart(&row, &samples[..1], 0), None);
     }
 
     #[test]

@@ -117,7 +117,7 @@ impl Trial {
         if outcome.units == 0 {
             bail!("nothing went through: {} errors", outcome.errors);
         }
-        Ok(values(outcome.errors, &trouble, disturbed))
+        Ok(self.values(&trouble, disturbed))
     }
 
     fn disturb(
@@ -130,26 +130,41 @@ impl Trial {
             Self::Reload => running.reload(),
             Self::Upgrade => running.upgrade(),
             Self::Refused => Ok(()),
-            Self::Killed => Ok(server.as_mut().context("a second server")?.kill()?),
+            Self::Killed => {
+                let server = server.as_mut().context("a second server")?;
+                server.kill()?;
+                // Its sockets are closed when it can be reaped.
+                server.wait()?;
+                Ok(())
+            }
             Self::BlackHole => {
                 place.cut_second();
                 Ok(())
             }
         }
     }
-}
 
-/// Failed connections; the longest wait of those that succeeded; the last failure and the last that
-/// was affected at all, counted from when it began. Milliseconds.
-fn values(errors: u64, trouble: &Trouble, disturbed: Duration) -> Vec<f64> {
-    let since =
-        |at: Option<f64>| at.map_or(0.0, |at| (at - disturbed.as_secs_f64() * 1e3).max(0.0));
-    vec![
-        errors as f64,
-        trouble.worst,
-        since(trouble.last_failed),
-        since(trouble.last_affected),
-    ]
+    /// See [`crate::rows::Figure::Outage`].
+    fn values(self, trouble: &Trouble, disturbed: Duration) -> Vec<f64> {
+        let fault = disturbed.as_secs_f64() * 1e3;
+        let since = |at: Option<f64>| at.map_or(0.0, |at| (at - fault).max(0.0));
+        // Whoever had begun was with the endpoint that failed, or went past it.
+        let is_cut = |began: &&f64| self.breaks_endpoint() && **began <= fault;
+        let cut = trouble.failed.iter().filter(is_cut).count();
+        let last_failed = trouble.failed.iter().copied().reduce(f64::max);
+        vec![
+            (trouble.failed.len() - cut) as f64,
+            trouble.worst,
+            since(last_failed),
+            since(trouble.last_affected),
+            cut as f64,
+        ]
+    }
+
+    /// Requests that are with an endpoint then can't be saved.
+    fn breaks_endpoint(self) -> bool {
+        matches!(self, Self::Killed | Self::BlackHole)
+    }
 }
 
 fn client(place: &Place, rate: u32, seconds: u32) -> anyhow::Result<Command> {
@@ -172,16 +187,30 @@ fn client(place: &Place, rate: u32, seconds: u32) -> anyhow::Result<Command> {
 mod tests {
     use super::*;
 
+    fn trouble() -> Trouble {
+        let mut trouble = Trouble::default();
+        let mut note = |start, took: Option<u64>| {
+            let start = Duration::from_millis(start);
+            trouble.note(start, start, took.map(Duration::from_millis));
+        };
+        note(100, Some(2));
+        note(999, None);
+        note(1100, None);
+        note(1250, Some(120));
+        trouble
+    }
+
     #[test]
     fn times_count_from_the_fault() {
-        let mut trouble = Trouble::default();
-        trouble.note(Duration::from_millis(100), Some(Duration::from_millis(2)));
-        trouble.note(Duration::from_millis(1100), None);
-        trouble.note(
-            Duration::from_millis(1250),
-            Some(Duration::from_millis(120)),
-        );
-        let found = values(1, &trouble, Duration::from_secs(1));
-        assert_eq!(found, [1.0, 120.0, 100.0, 250.0]);
+        let found = Trial::Killed.values(&trouble(), Duration::from_secs(1));
+        assert_eq!(found, [1.0, 120.0, 100.0, 250.0, 1.0]);
+    }
+
+    #[test]
+    fn a_request_may_be_cut_by_a_fault_but_by_no_change() {
+        let killed = Trial::Killed.values(&trouble(), Duration::from_secs(1));
+        assert_eq!((killed[0], killed[4]), (1.0, 1.0));
+        let reload = Trial::Reload.values(&trouble(), Duration::from_secs(1));
+        assert_eq!((reload[0], reload[4]), (2.0, 0.0));
     }
 }

@@ -29,6 +29,8 @@ struct Session {
     client: Socket,
     backend: Socket,
     connected: bool,
+    /// The client, then the backend has finished sending: a short read is not the last one.
+    finished: [bool; 2],
     /// Client to backend, then backend to client.
     halves: [Half; 2],
 }
@@ -38,9 +40,18 @@ struct Half {
     /// Read but not yet written, outside a pipe.
     tail: Vec<u8>,
     pipe: Option<Pipe>,
-    full_reads: u8,
+    /// Large reads in a row while it copies, small passes in a row while it splices.
+    streak: u8,
+    bulk: bool,
     ended: bool,
     shut: bool,
+}
+
+/// The sockets of a direction, and whether the first has finished sending.
+struct Way {
+    from: RawFd,
+    to: RawFd,
+    finished: bool,
 }
 
 /// What a direction waits for.
@@ -80,6 +91,7 @@ impl Sessions {
                     client,
                     backend,
                     connected: false,
+                    finished: [false; 2],
                     halves,
                 };
                 self.slots[index] = Some(Box::new(session));
@@ -104,14 +116,17 @@ impl Sessions {
             }
             session.connected = true;
         }
+        let end = libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR;
+        session.finished[side & 1] |= flags & end as u32 != 0;
         let fds = [session.client.as_raw_fd(), session.backend.as_raw_fd()];
         let mut finished = 0;
-        for (half, (from, to)) in session
-            .halves
-            .iter_mut()
-            .zip([(fds[0], fds[1]), (fds[1], fds[0])])
-        {
-            match pump(half, from, to, &mut self.scratch, &mut self.pipes) {
+        for (at, half) in session.halves.iter_mut().enumerate() {
+            let way = Way {
+                from: fds[at],
+                to: fds[1 - at],
+                finished: session.finished[at],
+            };
+            match pump(half, &way, &mut self.scratch, &mut self.pipes) {
                 Ok(Outcome::Finished) => finished += 1,
                 Ok(Outcome::Waiting) => {}
                 Err(_) => return self.close(index, true),
@@ -163,82 +178,86 @@ fn connect(to: SocketAddrV4) -> io::Result<Socket> {
 
 fn pump(
     half: &mut Half,
-    from: RawFd,
-    to: RawFd,
+    way: &Way,
     scratch: &mut [u8; SCRATCH],
     pipes: &mut Vec<Pipe>,
 ) -> io::Result<Outcome> {
     loop {
-        if half.pipe.is_some() {
-            if !pump_pipe(half, from, to, pipes)? {
-                return Ok(Outcome::Waiting);
-            }
-            continue;
-        }
-        if !half.tail.is_empty() {
-            let Some(sent) = would_block(send(to, &half.tail))? else {
-                return Ok(Outcome::Waiting);
-            };
-            half.tail.drain(..sent);
-            continue;
+        if !half.flush(way.to, pipes)? {
+            return Ok(Outcome::Waiting);
         }
         if half.ended {
             return Ok(Outcome::Finished);
         }
-        let Some(count) = would_block(receive(from, scratch))? else {
-            return Ok(Outcome::Waiting);
+        let more = match half.bulk {
+            true => half.splice(way.from, pipes)?,
+            false => half.copy(way, scratch)?,
         };
-        if count == 0 {
-            half.ended = true;
-            continue;
-        }
-        half.full_reads = if count == SCRATCH {
-            half.full_reads + 1
-        } else {
-            0
-        };
-        let sent = would_block(send(to, &scratch[..count]))?.unwrap_or(0);
-        if sent < count {
-            half.tail.extend_from_slice(&scratch[sent..count]);
-        }
-        if half.full_reads >= 2 {
-            half.full_reads = 0;
-            half.pipe = match pipes.pop() {
-                Some(pipe) => Some(pipe),
-                None => Pipe::new(PIPE).ok(),
-            };
-        } else if count < SCRATCH {
-            // A short read means an empty socket; the next edge says when that changes.
+        if !more {
             return Ok(Outcome::Waiting);
         }
     }
 }
 
-/// Splices until one side would block; `false` when there is nothing to do but wait. Gives the pipe
-/// back when the source runs dry.
-fn pump_pipe(half: &mut Half, from: RawFd, to: RawFd, pipes: &mut Vec<Pipe>) -> io::Result<bool> {
-    let Some(pipe) = half.pipe.as_mut() else {
-        return Ok(true);
-    };
-    if !half.tail.is_empty() {
-        let Some(sent) = would_block(send(to, &half.tail))? else {
+impl Half {
+    /// Sends what was read before; whether nothing of it is left.
+    fn flush(&mut self, to: RawFd, pipes: &mut Vec<Pipe>) -> io::Result<bool> {
+        while !self.tail.is_empty() {
+            let Some(sent) = would_block(send(to, &self.tail))? else {
+                return Ok(false);
+            };
+            self.tail.drain(..sent);
+        }
+        while let Some(pipe) = self.pipe.as_mut().filter(|pipe| pipe.held > 0) {
+            if would_block(pipe.drain(to))?.is_none() {
+                return Ok(false);
+            }
+        }
+        pipes.extend(self.pipe.take());
+        Ok(true)
+    }
+
+    /// Reads and writes at once; whether there may be more.
+    fn copy(&mut self, way: &Way, scratch: &mut [u8; SCRATCH]) -> io::Result<bool> {
+        let Some(count) = would_block(receive(way.from, scratch))? else {
             return Ok(false);
         };
-        half.tail.drain(..sent);
-        return Ok(true);
-    }
-    while pipe.held > 0 {
-        if would_block(pipe.drain(to))?.is_none() {
-            return Ok(false);
+        if count == 0 {
+            self.ended = true;
+            return Ok(true);
         }
+        let sent = would_block(send(way.to, &scratch[..count]))?.unwrap_or(0);
+        self.tail.extend_from_slice(&scratch[sent..count]);
+        self.streak = if count == SCRATCH { self.streak + 1 } else { 0 };
+        self.bulk = self.streak >= STREAK;
+        if self.bulk {
+            self.streak = 0;
+        }
+        // A short read means an empty socket; the next edge says when that changes, unless all of
+        // them are past.
+        Ok(count == SCRATCH || way.finished || !self.tail.is_empty())
     }
-    match would_block(pipe.fill(from, PIPE))? {
-        Some(0) => half.ended = true,
-        Some(_) => return Ok(true),
-        None => {}
+
+    /// Takes a pipe full of what is there; whether there was anything.
+    fn splice(&mut self, from: RawFd, pipes: &mut Vec<Pipe>) -> io::Result<bool> {
+        let mut pipe = match pipes.pop() {
+            Some(pipe) => pipe,
+            None => Pipe::new(PIPE)?,
+        };
+        let filled = would_block(pipe.fill(from, PIPE))?;
+        if let Some(count) = filled {
+            self.ended = count == 0;
+            self.streak = if count < SMALL { self.streak + 1 } else { 0 };
+            self.bulk = self.streak < STREAK;
+            if !self.bulk {
+                self.streak = 0;
+            }
+            self.pipe = Some(pipe);
+        } else {
+            pipes.push(pipe);
+        }
+        Ok(filled.is_some())
     }
-    pipes.extend(half.pipe.take());
-    Ok(half.ended)
 }
 
 fn would_block(result: io::Result<usize>) -> io::Result<Option<usize>> {
@@ -251,5 +270,9 @@ fn would_block(result: io::Result<usize>) -> io::Result<Option<usize>> {
 
 /// Shared by all sessions of the thread.
 const SCRATCH: usize = 64 * 1024;
-/// Per pipe; pooled.
-const PIPE: usize = 256 * 1024;
+/// Per pipe, as much as the kernel grants; pooled.
+const PIPE: usize = 1024 * 1024;
+/// So many reads that fill the scratch buffer are bulk, and so many passes that move less than
+/// [`SMALL`] are not.
+const STREAK: u8 = 2;
+const SMALL: usize = 16 * 1024;

@@ -47,6 +47,8 @@ pub(crate) enum Kind {
     Idle,
     /// Datagrams and their echoes; a unit is an echo.
     Udp,
+    /// One datagram and its echo on each flow; a unit is a flow.
+    Flow,
 }
 
 /// What came of it.
@@ -67,12 +69,12 @@ pub(crate) struct Outcome {
 }
 
 /// What new connections suffered. Times are those of the intended start, from the first one on.
-#[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub(crate) struct Trouble {
     /// The longest that one took and still succeeded, milliseconds.
     pub(crate) worst: f64,
-    /// The last one that failed, milliseconds.
-    pub(crate) last_failed: Option<f64>,
+    /// When those that failed really began, milliseconds.
+    pub(crate) failed: Vec<f64>,
     /// The last one that failed or took longer than [`SLOW`], milliseconds.
     pub(crate) last_affected: Option<f64>,
 }
@@ -85,7 +87,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
             Kind::Connect => connections::run(options).await,
             Kind::Request => requests::run(options).await,
             Kind::Idle => connections::hold(options).await,
-            Kind::Udp => datagrams::run(options).await,
+            Kind::Udp => datagrams::run(options, options.duration()).await,
+            // No time, but each flow has its turn.
+            Kind::Flow => datagrams::run(options, Duration::ZERO).await,
         }
     })?;
     println!("{}", serde_json::to_string(&outcome)?);
@@ -93,16 +97,17 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 impl Trouble {
-    /// Notes a connection that was to start at `start` and has succeeded after `took`, or failed.
-    pub(crate) fn note(&mut self, start: Duration, took: Option<Duration>) {
-        let at = start.as_secs_f64() * 1e3;
-        let later = |last: Option<f64>| Some(last.map_or(at, |last| last.max(at)));
+    /// Notes a connection that was to start at `start`, began at `began`, and has succeeded after
+    /// `took`, or failed.
+    pub(crate) fn note(&mut self, start: Duration, began: Duration, took: Option<Duration>) {
+        let millis = |time: Duration| time.as_secs_f64() * 1e3;
         match took {
-            Some(took) => self.worst = self.worst.max(took.as_secs_f64() * 1e3),
-            None => self.last_failed = later(self.last_failed),
+            Some(took) => self.worst = self.worst.max(millis(took)),
+            None => self.failed.push(millis(began)),
         }
         if took.is_none_or(|took| took > SLOW) {
-            self.last_affected = later(self.last_affected);
+            let last = self.last_affected.unwrap_or_default();
+            self.last_affected = Some(last.max(millis(start)));
         }
     }
 }

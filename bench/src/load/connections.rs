@@ -49,10 +49,11 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<Outcome> {
                 if intended >= end {
                     return;
                 }
+                let began = start.elapsed();
                 let result = timeout(PATIENCE, exchange(&options)).await;
                 let took = matches!(result, Ok(Ok(()))).then(|| intended.elapsed());
                 let mut tally = tally.borrow_mut();
-                tally.trouble.note(intended - start, took);
+                tally.trouble.note(intended - start, began, took);
                 if let Some(took) = took {
                     tally.units += 1;
                     tally.latency.saturating_record(took.as_micros() as u64);
@@ -66,13 +67,13 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<Outcome> {
     for task in tasks {
         task.await?;
     }
-    let tally = tally.borrow();
+    let mut tally = tally.borrow_mut();
     Ok(Outcome {
         units: tally.units,
         seconds: start.elapsed().as_secs_f64(),
         errors: tally.errors,
         latency: quantiles(&tally.latency),
-        trouble: Some(tally.trouble),
+        trouble: Some(std::mem::take(&mut tally.trouble)),
     })
 }
 

@@ -1,4 +1,4 @@
-//! Datagrams and their echoes, one outstanding per flow.
+//! Datagrams and their echoes, one outstanding per flow. Each flow has at least one.
 
 use std::{cell::Cell, net::SocketAddr, rc::Rc, time::Duration};
 
@@ -9,7 +9,7 @@ use tokio::{
 
 use super::client::{Options, Outcome};
 
-pub(super) async fn run(options: &Options) -> anyhow::Result<Outcome> {
+pub(super) async fn run(options: &Options, duration: Duration) -> anyhow::Result<Outcome> {
     let mut sockets = Vec::new();
     for index in 0..options.parallel {
         // The same ports in each row: flows that a proxy still has are used again.
@@ -19,7 +19,7 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<Outcome> {
         sockets.push(socket);
     }
     let start = Instant::now();
-    let end = start + options.duration();
+    let end = start + duration;
     let units = Rc::new(Cell::new(0u64));
     let errors = Rc::new(Cell::new(0u64));
     let workers = options.parallel.min(WINDOW);
@@ -31,8 +31,10 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<Outcome> {
         tasks.push(tokio::task::spawn_local(async move {
             let mut buffer = [0; 2048];
             // Each worker walks its own share of the flows, so that all of them stay in use.
-            for index in (worker..sockets.len()).step_by(workers).cycle() {
-                if Instant::now() >= end {
+            let walk = (worker..sockets.len()).step_by(workers);
+            let once = walk.len();
+            for (turn, index) in walk.cycle().enumerate() {
+                if turn >= once && Instant::now() >= end {
                     return;
                 }
                 let socket = &sockets[index];

@@ -2,12 +2,10 @@
 
 use std::{cell::RefCell, net::SocketAddr, rc::Rc, time::Duration};
 
-use tokio::{
-    net::TcpStream,
-    time::{Instant, sleep_until},
-};
+use tokio::{net::TcpStream, time::Instant};
 
 use super::{
+    alarm::Alarm,
     client::{Options, Outcome, histogram, quantiles},
     connections::ping,
 };
@@ -29,17 +27,24 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<Outcome> {
     for (index, mut stream) in streams.into_iter().enumerate() {
         let (tally, options) = (tally.clone(), options.clone());
         let offset = gap.unwrap_or_default() * index as u32 / options.parallel as u32;
+        let alarm = Alarm::new()?;
         tasks.push(tokio::task::spawn_local(async move {
             let mut intended = start + offset;
             loop {
-                match gap {
-                    Some(_) => sleep_until(intended).await,
-                    None => intended = Instant::now(),
+                if gap.is_none() {
+                    intended = Instant::now();
                 }
                 if intended >= end {
                     return;
                 }
-                let result = ping(&mut stream, options.size).await;
+                let due = match gap {
+                    Some(_) => alarm.until(intended).await,
+                    None => Ok(()),
+                };
+                let result = match due {
+                    Ok(()) => ping(&mut stream, options.size).await,
+                    failed => failed,
+                };
                 let (units, errors, latency) = &mut *tally.borrow_mut();
                 if result.is_err() {
                     *errors += 1;

@@ -23,7 +23,7 @@ pub(super) fn table(recorded: &Recorded) -> String {
 
 fn line(out: &mut String, row: &Row, samples: &[Sample]) {
     let unit = match row.figure {
-        Figure::Outage => "failed / worst wait / last affected",
+        Figure::Outage => "failed (cut in flight) / worst wait / last affected",
         figure => figure.unit(),
     };
     write!(out, "| {}, {unit}", row.name).expect("writing to a string");
@@ -58,8 +58,12 @@ fn cell(row: &Row, samples: &[Sample], contestant: Contestant) -> Option<String>
             parts.join(" / ")
         }
         Figure::Outage => format!(
-            "{} / {} / {}",
+            "{}{} / {} / {}",
             values[0],
+            match values.get(4) {
+                Some(cut) if *cut > 0.0 => format!(" ({cut})"),
+                _ => String::new(),
+            },
             time(values.get(1).copied()),
             time(values.get(3).copied())
         ),
