@@ -99,15 +99,16 @@ impl Custom {
         };
         let paths = [&scale.spec_replicas, &scale.status_replicas];
         let faults = paths.into_iter().filter_map(|path| {
-            let value = at_path(object, path)?;
-            let detail = match value.as_i64() {
-                Some(n) if n < 0 => "should be a non-negative integer".to_owned(),
-                Some(n) if n > i64::from(i32::MAX) => {
-                    format!("should be less than or equal to {}", i32::MAX)
+            let (value, detail) = match integer_at(object, path) {
+                Ok(Some(n)) if n < 0 => (n, "should be a non-negative integer".to_owned()),
+                Ok(Some(n)) if n > i64::from(i32::MAX) => {
+                    let detail = format!("should be less than or equal to {}", i32::MAX);
+                    (n, detail)
                 }
-                _ => return None,
+                Ok(_) => return None,
+                Err(why) => (0, format!("{path} accessor error: {why}")),
             };
-            Some(Cause::invalid(path.clone(), value, &detail))
+            Some(Cause::invalid(path.clone(), &Value::from(value), &detail))
         });
         faults.collect()
     }
@@ -160,6 +161,34 @@ pub fn at_path<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
     path.trim_start_matches('.')
         .split('.')
         .try_fold(object, |value, name| value.get(name))
+}
+
+/// The integer at a path like `.spec.replicas`, or what stands in its way in the words of Go.
+fn integer_at(object: &Value, path: &str) -> Result<Option<i64>, String> {
+    let wrong = |value: &Value, wanted: &str| {
+        let (shown, kind) = match value {
+            Value::String(text) => (text.clone(), "string"),
+            Value::Array(_) => (value.to_string(), "[]interface {}"),
+            Value::Bool(_) => (value.to_string(), "bool"),
+            Value::Number(number) => (
+                number.as_f64().map(|n| n.to_string()).unwrap_or_default(),
+                "float64",
+            ),
+            _ => (value.to_string(), "map[string]interface {}"),
+        };
+        format!("{shown} is of the type {kind}, expected {wanted}")
+    };
+    let mut here = object;
+    for name in path.trim_start_matches('.').split('.') {
+        let map = here
+            .as_object()
+            .ok_or_else(|| wrong(here, "map[string]interface{}"))?;
+        match map.get(name) {
+            None => return Ok(None),
+            Some(value) => here = value,
+        }
+    }
+    here.as_i64().map(Some).ok_or_else(|| wrong(here, "int64"))
 }
 
 /// Rules are only run on objects of the right shape.
@@ -264,21 +293,21 @@ fn compiled(schema: Option<&Value>) -> Arc<Version> {
 
 fn subresources(version: &Value, kind: &str) -> Vec<Subresource> {
     let mut list = Vec::new();
-    if version["subresources"]["scale"].is_object() {
-        list.push(Subresource {
-            name: "scale".to_owned(),
-            group: "autoscaling".to_owned(),
-            version: "v1".to_owned(),
-            kind: "Scale".to_owned(),
-            verbs: crate::resource::READ_WRITE,
-        });
-    }
     if version["subresources"]["status"].is_object() {
         list.push(Subresource {
             name: "status".to_owned(),
             group: String::new(),
             version: String::new(),
             kind: kind.to_owned(),
+            verbs: crate::resource::READ_WRITE,
+        });
+    }
+    if version["subresources"]["scale"].is_object() {
+        list.push(Subresource {
+            name: "scale".to_owned(),
+            group: "autoscaling".to_owned(),
+            version: "v1".to_owned(),
+            kind: "Scale".to_owned(),
             verbs: crate::resource::READ_WRITE,
         });
     }

@@ -12,7 +12,7 @@ use crate::error::ApiError;
 use crate::http::{Accept, Body, Shape, Syntax, Target, json as respond, text};
 use crate::kinds::Lookup as _;
 use crate::openapi;
-use crate::resource::{Resource, Subresource};
+use crate::resource::{Registry, Resource, Subresource};
 
 use std::sync::Arc;
 
@@ -78,11 +78,10 @@ pub(crate) fn answer(
             let Some(found) = groups(core).into_iter().find(|found| found.name == *group) else {
                 return Ok(page_not_found());
             };
-            let (_, resources) = found
-                .versions
-                .into_iter()
-                .find(|(name, _)| name == version)
-                .ok_or_else(ApiError::unknown_path)?;
+            let mut versions = found.versions.into_iter();
+            let Some((_, resources)) = versions.find(|(name, _)| name == version) else {
+                return nothing_served(group);
+            };
             Ok(respond(
                 200,
                 syntax(head)?,
@@ -100,11 +99,13 @@ fn other(core: &Core, path: &str, head: &Parts) -> Result<Response<Body>, ApiErr
             let document = core.authentication.openid_configuration();
             Ok(respond(200, Syntax::Json, &document))
         }
-        "/openid/v1/jwks" => Ok(respond(
-            200,
-            Syntax::Json,
-            &core.authentication.key().key_set(),
-        )),
+        "/openid/v1/jwks" => {
+            let keys = core.authentication.key().key_set();
+            let mut response = respond(200, Syntax::Json, &keys);
+            let kind = HeaderValue::from_static("application/jwk-set+json");
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            Ok(response)
+        }
         "/version" => Ok(respond(200, syntax(head)?, &version())),
         "/" => Ok(respond(
             200,
@@ -141,6 +142,14 @@ fn openapi(core: &Core, path: &str) -> Result<Response<Body>, ApiError> {
         .headers_mut()
         .insert(header::CACHE_CONTROL, forever);
     Ok(response)
+}
+
+/// What the server says of a place that no resource has: a `Status` within its own groups.
+pub(crate) fn nothing_served(group: &str) -> Result<Response<Body>, ApiError> {
+    if Registry::is_builtin_group(group) {
+        return Err(ApiError::unknown_path());
+    }
+    Ok(page_not_found())
 }
 
 /// What the server says of paths outside the groups it serves: words, not a `Status`.

@@ -267,6 +267,11 @@ impl ApiError {
         Self(Box::new(Failure::new(406, "NotAcceptable", message)))
     }
 
+    /// An object as a list, or the other way round.
+    pub fn not_of_that_shape(message: String) -> Self {
+        Self(Box::new(Failure::plain(406, "NotAcceptable", message)))
+    }
+
     /// A watch in a form that can't be streamed.
     pub fn not_streamable(accepted: &[&str]) -> Self {
         let list = accepted.join(", ");

@@ -10,6 +10,7 @@ mod field_set;
 mod json;
 mod managed_fields;
 mod merge;
+mod replicas;
 mod strategic;
 mod typed;
 
@@ -19,6 +20,7 @@ pub use field_set::{FieldSet, PathElement};
 pub use json::{JsonPatchError, json, json_complaints};
 pub use managed_fields::{Writer, keep_times_if_same, record_update};
 pub use merge::merge;
+pub use replicas::Replicas;
 pub(crate) use strategic::printed;
 pub use strategic::{StrategicError, strategic};
 

@@ -152,9 +152,8 @@ impl Registry {
     }
 
     /// Is anything of that group served?
-    pub fn has_group(&self, group: &str) -> bool {
-        let in_group = |served: &Arc<Resource>| served.group == group;
-        BUILTINS.list.iter().any(in_group) || self.custom.read().by_path.values().any(in_group)
+    pub fn is_builtin_group(group: &str) -> bool {
+        BUILTINS.list.iter().any(|served| served.group == group)
     }
 
     /// Any served version of a resource, the preferred one first.

@@ -136,13 +136,21 @@ where
         .registry
         .find(&place.group, &place.version, &place.resource);
     let Some(resource) = found else {
-        if core.registry.has_group(&place.group) {
-            return Err(ApiError::unknown_path());
-        }
-        return Ok(discovery::page_not_found());
+        return discovery::nothing_served(&place.group);
     };
-    check_place(&place, &resource, verb)?;
-    let shapes: &[Shape] = &[Shape::Full, Shape::Metadata, Shape::Table];
+    match check_place(&place, &resource, verb) {
+        // Custom kinds have no other places than their own.
+        Err(error) if error.code() == 404 && place.subresource.is_empty() => {
+            return discovery::nothing_served(&place.group);
+        }
+        checked => checked?,
+    }
+    let shapes: &[Shape] = &[
+        Shape::Full,
+        Shape::Metadata,
+        Shape::MetadataList,
+        Shape::Table,
+    ];
     let accept = Accept::negotiate(&head.headers, shapes)?;
     let request = Request {
         core,
@@ -206,7 +214,7 @@ impl Request<'_> {
         }
         if let Some((at, c)) = manager.char_indices().find(|(_, c)| c.is_control()) {
             let detail = format!("invalid character {} (at position {at})", code_point(c));
-            let value = manager.replace(c, &format!("\\x{:02x}", u32::from(c)));
+            let value = manager.replace(c, &escaped(c));
             // Printed as Go does, not as JSON.
             let message = format!("Invalid value: \"{value}\": {detail}");
             causes.push(Cause::new(
@@ -275,6 +283,21 @@ impl Request<'_> {
             manager.to_owned()
         }
     }
+}
+
+/// A control character as Go quotes it.
+fn escaped(c: char) -> String {
+    let named = match c {
+        '\u{7}' => "\\a",
+        '\u{8}' => "\\b",
+        '\t' => "\\t",
+        '\n' => "\\n",
+        '\u{b}' => "\\v",
+        '\u{c}' => "\\f",
+        '\r' => "\\r",
+        _ => return format!("\\x{:02x}", u32::from(c)),
+    };
+    named.to_owned()
 }
 
 fn code_point(c: char) -> String {

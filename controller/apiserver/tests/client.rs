@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use fairlead_apiserver::clock::Random;
 use fairlead_apiserver::{ApiServer, Controllers};
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service};
@@ -202,6 +203,74 @@ async fn pages_together_are_the_list_of_their_first_moment() {
     }
     let expected: Vec<_> = (0..25).map(|index| format!("map-{index:02}")).collect();
     assert_eq!(names, expected);
+}
+
+#[tokio::test]
+async fn a_page_whose_state_is_gone_offers_the_rest_of_the_present() {
+    let server = server().await;
+    let client = server.client();
+    let api = config_maps(&client);
+    for name in ["a", "b", "c"] {
+        let map = config_map(name, "1");
+        api.create(&PostParams::default(), &map).await.unwrap();
+    }
+    let first = api.list(&ListParams::default().limit(1)).await.unwrap();
+    let token = first.metadata.continue_.unwrap();
+    api.delete("b", &DeleteParams::default()).await.unwrap();
+    server.compact();
+    let uri = format!("/api/v1/namespaces/default/configmaps?limit=1&continue={token}");
+    let request = http::Request::get(uri).body(Vec::new().into()).unwrap();
+    let response = client.send(request).await.unwrap();
+    assert_eq!(response.status(), 410);
+    let body = http_body_util::BodyExt::collect(response.into_body())
+        .await
+        .unwrap()
+        .to_bytes();
+    let status: Value = serde_json::from_slice(&body).unwrap();
+    let token = status["metadata"]["continue"].as_str().unwrap();
+    let rest = ListParams::default().continue_token(token);
+    let rest = api.list(&rest).await.unwrap();
+    let names: Vec<_> = rest.iter().map(kube::ResourceExt::name_any).collect();
+    assert_eq!(names, ["c"]);
+}
+
+/// Draws each thing twice.
+#[derive(Default)]
+struct Repeating(std::sync::atomic::AtomicU8);
+
+impl Random for Repeating {
+    fn fill(&self, bytes: &mut [u8]) {
+        // A generated name takes five bytes, nothing else does.
+        let drawn = match bytes.len() {
+            5 => self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst) / 2,
+            _ => 0,
+        };
+        bytes.fill(drawn);
+    }
+}
+
+#[tokio::test]
+async fn a_generated_name_that_is_taken_is_drawn_again() {
+    let server = ApiServer::builder()
+        .controllers(Controllers::NONE)
+        .random(Repeating::default())
+        .build()
+        .await
+        .unwrap();
+    let api = config_maps(&server.client());
+    let mut map = config_map("", "1");
+    map.metadata.name = None;
+    map.metadata.generate_name = Some("made-".to_owned());
+    let mut names = Vec::new();
+    for _ in 0..3 {
+        names.push(
+            api.create(&PostParams::default(), &map)
+                .await
+                .unwrap()
+                .name_any(),
+        );
+    }
+    assert_eq!(names, ["made-bbbbb", "made-ccccc", "made-ddddd"]);
 }
 
 #[tokio::test]

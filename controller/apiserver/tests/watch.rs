@@ -260,6 +260,20 @@ async fn bookmarks_come_each_minute_and_a_watch_ends_in_its_time() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_no_bookmarks_gets_none() {
+    let server = ApiServer::builder()
+        .controllers(Controllers::NONE)
+        .build()
+        .await
+        .unwrap();
+    let api: Api<ConfigMap> = Api::namespaced(server.client(), "default");
+    let params = WatchParams::default().timeout(150).disable_bookmarks();
+    let watch = api.watch(&params, "0").await.unwrap();
+    let events: Vec<_> = watch.try_collect().await.unwrap();
+    assert!(events.is_empty(), "{events:?}");
+}
+
 #[tokio::test]
 async fn a_thousand_watchers_of_their_own_namespaces_hear_only_their_own() {
     let server = ApiServer::builder()

@@ -140,6 +140,75 @@ pub(crate) async fn rules_see_the_old_value(case: Case) -> anyhow::Result<()> {
     Ok(())
 }
 
+pub(crate) async fn what_was_there_before_a_rule_is_forgiven(case: Case) -> anyhow::Result<()> {
+    let kind = define(&case, json!({})).await?;
+    let api = kind.api(&case, "v1");
+    let wood = json!({ "hull": "wood" });
+    api.create(&PostParams::default(), &kind.ship("v1", "old", &wood))
+        .await?;
+    let mut definition = kind.definition(&json!({}));
+    for version in definition["spec"]["versions"]
+        .as_array_mut()
+        .context("versions")?
+    {
+        version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["hull"]["x-kubernetes-validations"] =
+            json!([{ "rule": "self == 'steel'", "message": "no wood" }]);
+    }
+    let stricter = json!({ "spec": { "versions": definition["spec"]["versions"] } });
+    Api::<CustomResourceDefinition>::all(case.client())
+        .patch(
+            &kind.name,
+            &PatchParams::default(),
+            &Patch::Merge(&stricter),
+        )
+        .await?;
+    let dry = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    wait::until("the rule to be in force", async || {
+        let made = api.create(&dry, &kind.ship("v1", "new", &wood)).await;
+        Ok(if made.is_err() {
+            Ok(())
+        } else {
+            Err("accepted")
+        })
+    })
+    .await?;
+    let other = json!({ "spec": { "masts": 4 } });
+    let seen = api
+        .patch("old", &PatchParams::default(), &Patch::Merge(&other))
+        .await?;
+    same!(seen.data["spec"], json!({ "hull": "wood", "masts": 4 }));
+    Ok(())
+}
+
+pub(crate) async fn an_update_in_each_version_is_an_entry_of_its_own(
+    case: Case,
+) -> anyhow::Result<()> {
+    let kind = define(&case, json!({})).await?;
+    let by = PostParams {
+        field_manager: Some("ann".into()),
+        ..PostParams::default()
+    };
+    let ship = kind.ship("v1", "one", &json!({ "hull": "steel" }));
+    kind.api(&case, "v1").create(&by, &ship).await?;
+    let by = PatchParams {
+        field_manager: Some("ann".into()),
+        ..PatchParams::default()
+    };
+    let patch = Patch::Merge(json!({ "spec": { "masts": 4 } }));
+    let seen = kind.api(&case, "v1beta1").patch("one", &by, &patch).await?;
+    let entries = seen.managed_fields().iter();
+    let mut versions: Vec<_> = entries
+        .filter_map(|entry| entry.api_version.clone())
+        .collect();
+    versions.sort();
+    let expected = ["v1", "v1beta1"].map(|version| format!("{}/{version}", kind.group));
+    same!(versions, expected);
+    Ok(())
+}
+
 pub(crate) async fn both_versions_serve_the_same_object(case: Case) -> anyhow::Result<()> {
     let kind = define(&case, json!({})).await?;
     let spec = json!({ "hull": "steel" });
@@ -234,6 +303,156 @@ pub(crate) async fn deleting_a_definition_deletes_its_instances(case: Case) -> a
         None
     );
     Ok(())
+}
+
+pub(crate) async fn a_scale_finds_its_numbers_or_says_what_is_there(
+    case: Case,
+) -> anyhow::Result<()> {
+    let kind = scaled(&case).await?;
+    let api = kind.api(&case, "v1");
+    let wrong = kind.ship("v1", "one", &json!({ "hull": "steel", "masts": "three" }));
+    let status = refused(
+        api.create(&PostParams::default(), &wrong).await,
+        422,
+        "Invalid",
+    )?;
+    let details = status.details.as_ref().context("details")?;
+    let told = details
+        .causes
+        .iter()
+        .find(|cause| cause.field == ".spec.masts");
+    same!(
+        told.context("the scale's cause")?.message,
+        "Invalid value: 0: .spec.masts accessor error: three is of the type string, expected int64"
+    );
+    let right = kind.ship("v1", "one", &json!({ "hull": "steel", "masts": 3 }));
+    api.create(&PostParams::default(), &right).await?;
+    let uri = format!(
+        "/apis/{}/v1/namespaces/{}/ships/one/scale",
+        kind.group, case.namespace
+    );
+    // Who names no version takes what there is.
+    let scale = json!({
+        "apiVersion": "autoscaling/v1", "kind": "Scale",
+        "metadata": { "name": "one", "namespace": case.namespace }, "spec": { "replicas": 5 },
+    });
+    let request = http::Request::put(&uri)
+        .header("content-type", "application/json")
+        .body(scale.to_string().into_bytes())?;
+    let (code, scale) = case.raw(request).await?;
+    same!((code, scale["spec"]["replicas"].as_i64()), (200, Some(5)));
+    let request = http::Request::patch(&uri)
+        .header("content-type", "application/merge-patch+json")
+        .body(br#"{"spec": {"replicas": -4}}"#.to_vec())?;
+    let (code, status) = case.raw(request).await?;
+    // It is the object that would be wrong.
+    same!(
+        (code, status["details"]["kind"].as_str()),
+        (422, Some("Ship"))
+    );
+    same!(api.get("one").await?.data["spec"]["masts"], json!(5));
+    Ok(())
+}
+
+pub(crate) async fn a_rule_that_cannot_be_evaluated_refuses(case: Case) -> anyhow::Result<()> {
+    let spec = json!({ "type": "object", "properties": {
+        "hull": { "type": "string", "maxLength": 9 }, "name": { "type": "string", "maxLength": 9 },
+    }, "x-kubernetes-validations": [ { "rule": "self.name == 'ann'", "message": "only ann" } ] });
+    let kind = define(&case, json!({ "properties": { "spec": spec } })).await?;
+    let ship = kind.ship("v1", "one", &json!({ "hull": "wood" }));
+    let result = kind
+        .api(&case, "v1")
+        .create(&PostParams::default(), &ship)
+        .await;
+    let status = refused(result, 422, "Invalid")?;
+    let words = "spec: Invalid value: \"object\": no such key: name evaluating rule: only ann";
+    ensure!(status.message.ends_with(words), "{}", status.message);
+    Ok(())
+}
+
+pub(crate) async fn doubtful_finalizers_are_warned_of(case: Case) -> anyhow::Result<()> {
+    let kind = define(&case, json!({})).await?;
+    let mut ship = kind.ship("v1", "one", &json!({ "hull": "wood" }));
+    ship.metadata.finalizers = Some(vec!["anchor".into(), "example.com/anchor".into()]);
+    let uri = format!(
+        "/apis/{}/v1/namespaces/{}/ships",
+        kind.group, case.namespace
+    );
+    let request = http::Request::post(uri)
+        .header("content-type", "application/json")
+        .body(serde_json::to_vec(&ship)?)?;
+    let (code, warnings) = case.warnings(request).await?;
+    same!((code, warnings.len()), (201, 1));
+    let words = "metadata.finalizers: \\\"anchor\\\": prefer a domain-qualified finalizer name";
+    ensure!(warnings[0].contains(words), "{warnings:?}");
+    let free = json!({ "metadata": { "finalizers": null } });
+    kind.api(&case, "v1")
+        .patch("one", &PatchParams::default(), &Patch::Merge(&free))
+        .await?;
+    Ok(())
+}
+
+pub(crate) async fn what_a_definition_serves_is_discovered(case: Case) -> anyhow::Result<()> {
+    let kind = scaled(&case).await?;
+    let (_, found) = case.get(&format!("/apis/{}/v1", kind.group)).await?;
+    let resources = found["resources"].as_array().context("resources")?;
+    let names: Vec<_> = resources
+        .iter()
+        .filter_map(|found| found["name"].as_str())
+        .collect();
+    same!(names, ["ships", "ships/status", "ships/scale"]);
+    let (_, group) = case.get(&format!("/apis/{}", kind.group)).await?;
+    let versions = group["versions"].as_array().context("versions")?;
+    let versions: Vec<_> = versions
+        .iter()
+        .filter_map(|found| found["version"].as_str())
+        .collect();
+    same!(versions, ["v1", "v1beta1"]);
+    for nowhere in ["v2", "v2/ships", "v9/ships", "v1/boats"] {
+        let uri = format!("/apis/{}/{nowhere}", kind.group);
+        let words = case.text(http::Request::get(uri).body(Vec::new())?).await?;
+        same!(words, "404 page not found\n");
+    }
+    let uri = format!(
+        "/apis/{}/v1/namespaces/{}/ships/one",
+        kind.group, case.namespace
+    );
+    let request = http::Request::patch(uri)
+        .header("content-type", "application/strategic-merge-patch+json")
+        .body(b"{}".to_vec())?;
+    let (code, status) = case.raw(request).await?;
+    same!(
+        (code, status["reason"].as_str()),
+        (415, Some("UnsupportedMediaType"))
+    );
+    let message = status["message"].as_str().unwrap_or_default();
+    ensure!(
+        message.contains("application/apply-patch+yaml"),
+        "{message}"
+    );
+    Ok(())
+}
+
+/// A kind whose masts can be scaled.
+async fn scaled(case: &Case) -> anyhow::Result<Kind> {
+    let kind = Kind::new(case);
+    let mut definition = kind.definition(&json!({}));
+    for version in definition["spec"]["versions"]
+        .as_array_mut()
+        .context("versions")?
+    {
+        version["subresources"]["scale"] = json!({
+            "specReplicasPath": ".spec.masts", "statusReplicasPath": ".status.masts",
+        });
+    }
+    let versions = definition["spec"]["versions"]
+        .as_array_mut()
+        .context("versions")?;
+    let mut unserved = versions[1].clone();
+    unserved["name"] = json!("v2");
+    unserved["served"] = json!(false);
+    versions.push(unserved);
+    establish(case, &kind, definition).await
 }
 
 pub(crate) async fn a_definition_without_structure_is_refused(case: Case) -> anyhow::Result<()> {
@@ -352,8 +571,12 @@ async fn define(case: &Case, extra: Value) -> anyhow::Result<Kind> {
 }
 
 async fn define_named(case: &Case, kind: &Kind, extra: Value) -> anyhow::Result<Kind> {
+    establish(case, kind, kind.definition(&extra)).await
+}
+
+async fn establish(case: &Case, kind: &Kind, definition: Value) -> anyhow::Result<Kind> {
     let api = Api::<CustomResourceDefinition>::all(case.client());
-    let definition = object(kind.definition(&extra))?;
+    let definition = object(definition)?;
     api.create(&PostParams::default(), &definition).await?;
     wait::until("the definition to be established", async || {
         let seen = api.get(&kind.name).await?;

@@ -1,6 +1,6 @@
 //! Bad input: the same codes, reasons and words.
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use http::{Request, header::CONTENT_TYPE};
 use serde_json::json;
 
@@ -15,6 +15,66 @@ pub(crate) async fn a_body_beyond_the_limit_is_too_large(case: Case) -> anyhow::
         status["message"],
         "Request entity too large: limit is 3145728"
     );
+    // To the byte, blanks included.
+    let mut body = json!({ "metadata": { "name": "one" } }).to_string();
+    body.push_str(&" ".repeat((3 << 20) - body.len()));
+    same!(case.raw(post(&case, "", JSON, body.clone())?).await?.0, 201);
+    body.push(' ');
+    same!(case.raw(post(&case, "", JSON, body)?).await?.0, 413);
+    Ok(())
+}
+
+/// Whatever JSON it is, a client gets an answer, and one that blames the client or does as it says.
+pub(crate) async fn a_body_of_any_form_is_answered(case: Case) -> anyhow::Result<()> {
+    case.raw(post(&case, "", JSON, r#"{"metadata": {"name": "one"}}"#)?)
+        .await?;
+    let one = format!("{}/one", maps(&case));
+    let review = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews".to_owned();
+    let token = format!(
+        "/api/v1/namespaces/{}/serviceaccounts/default/token",
+        case.namespace
+    );
+    for (method, uri, content_type) in [
+        ("POST", maps(&case), JSON),
+        ("POST", maps(&case), YAML),
+        ("PUT", one.clone(), JSON),
+        ("DELETE", format!("{}/none", maps(&case)), JSON),
+        (
+            "DELETE",
+            format!("{}?labelSelector=none", maps(&case)),
+            JSON,
+        ),
+        ("PATCH", one.clone(), "application/merge-patch+json"),
+        (
+            "PATCH",
+            one.clone(),
+            "application/strategic-merge-patch+json",
+        ),
+        ("PATCH", one.clone(), "application/json-patch+json"),
+        (
+            "PATCH",
+            format!("{one}?fieldManager=a"),
+            "application/apply-patch+yaml",
+        ),
+        ("POST", review, JSON),
+        ("POST", token, JSON),
+    ] {
+        for body in ANY_JSON {
+            let request = Request::builder()
+                .method(method)
+                .uri(&uri)
+                .header(CONTENT_TYPE, content_type)
+                .body(body.as_bytes().to_vec())?;
+            let answer = case.raw(request).await;
+            let (code, answer) =
+                answer.with_context(|| format!("{method} {uri} {content_type} {body}"))?;
+            // Go's decoders refuse some of them with a 500, too.
+            ensure!(
+                (200..=500).contains(&code),
+                "{method} {uri} {content_type} {body}: {code} {answer}"
+            );
+        }
+    }
     Ok(())
 }
 
@@ -216,17 +276,40 @@ fn maps(case: &Case) -> String {
 
 impl Case {
     /// Sends a request as it is; the status code and what the answer warns of.
-    async fn warnings(&self, request: Request<Vec<u8>>) -> anyhow::Result<(u16, Vec<String>)> {
-        let (parts, body) = request.into_parts();
-        let response = self
-            .client()
-            .send(Request::from_parts(parts, body.into()))
-            .await?;
-        let warnings = response.headers().get_all("warning").iter();
+    pub(crate) async fn warnings(
+        &self,
+        request: Request<Vec<u8>>,
+    ) -> anyhow::Result<(u16, Vec<String>)> {
+        let (code, headers) = self.head(request).await?;
+        let warnings = headers.get_all("warning").iter();
         let texts = warnings.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-        Ok((response.status().as_u16(), texts.collect()))
+        Ok((code, texts.collect()))
     }
 }
 
 const JSON: &str = "application/json";
 const YAML: &str = "application/yaml";
+const ANY_JSON: &[&str] = &[
+    "[]",
+    "[1]",
+    "[null]",
+    "[[]]",
+    "1",
+    "1.5",
+    "true",
+    "\"text\"",
+    "null",
+    "{}",
+    r#"{"metadata": []}"#,
+    r#"{"metadata": 1}"#,
+    r#"{"metadata": null}"#,
+    r#"{"metadata": {"name": []}}"#,
+    r#"{"kind": 1}"#,
+    r#"{"apiVersion": {}}"#,
+    r#"{"spec": 1}"#,
+    r#"{"spec": []}"#,
+    r#"{"data": [1]}"#,
+    r#"{"preconditions": 1}"#,
+    r#"[{"op": 1}]"#,
+    r#"[{"op": "add", "path": 1}]"#,
+];

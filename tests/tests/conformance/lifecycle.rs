@@ -72,6 +72,20 @@ pub(crate) async fn a_terminating_namespace_takes_nothing_new(case: Case) -> any
     goes(&namespaces, &case.namespace).await
 }
 
+pub(crate) async fn the_namespaces_of_every_cluster_stay(case: Case) -> anyhow::Result<()> {
+    let namespaces = Api::<Namespace>::all(case.client());
+    let result = namespaces.delete("default", &DeleteParams::default()).await;
+    let status = refused(result.map(drop), 403, "Forbidden")?;
+    ensure!(
+        status
+            .message
+            .ends_with("this namespace may not be deleted"),
+        "{}",
+        status.message
+    );
+    Ok(())
+}
+
 pub(crate) async fn a_finalizer_holds_an_object(case: Case) -> anyhow::Result<()> {
     let api = case.api::<ConfigMap>();
     let mut held = config_map("held", "1");

@@ -14,9 +14,11 @@ mod crds;
 mod helm;
 mod input;
 mod lifecycle;
+mod lists;
 mod objects;
 mod patches;
 mod rights;
+mod scales;
 mod services;
 mod support;
 mod watches;
@@ -55,6 +57,7 @@ const CASES: &[(&str, Run)] = cases! {
         lists_come_in_pages_of_one_state,
         a_bad_selector_is_a_bad_request,
         a_precondition_guards_a_delete,
+        an_update_of_another_object_conflicts,
         a_collection_is_deleted_by_selector,
         a_spec_change_raises_the_generation,
         status_and_spec_are_written_apart,
@@ -64,9 +67,24 @@ const CASES: &[(&str, Run)] = cases! {
         a_wrong_content_type_is_unsupported,
         an_unknown_path_is_not_found,
     ],
+    lists: [
+        field_selectors_are_read_to_the_letter,
+        label_selectors_are_read_to_the_letter,
+        pages_and_versions_have_rules,
+        a_collection_is_deleted_by_the_page,
+        an_empty_namespace_in_a_path_is_all_of_them,
+        metadata_of_one_and_of_many_are_different_shapes,
+    ],
+    scales: [
+        a_scale_is_applied_with_owners_and_conflicts,
+        what_is_no_scale_is_refused,
+        a_scale_is_shown_as_a_table,
+    ],
     patches: [
         a_merge_patch_sets_and_removes,
         a_json_patch_tests_before_it_writes,
+        a_json_patch_forgives_what_its_library_forgives,
+        a_patch_stays_with_its_kind,
         a_strategic_patch_merges_containers_by_name,
         apply_creates_and_owns,
         apply_conflicts_name_the_owner,
@@ -75,9 +93,13 @@ const CASES: &[(&str, Run)] = cases! {
         applying_twice_changes_nothing,
         service_ports_merge_by_port_and_protocol_in_apply,
         updates_are_recorded_as_managed_fields,
+        nobody_owns_what_a_write_could_not_change,
     ],
     watches: [
         a_watch_sees_changes_in_order,
+        a_deletion_has_a_version_of_its_own,
+        a_watch_from_now_tells_nothing_of_before,
+        a_watch_of_tables_defines_its_columns_once,
         a_watch_resumes_without_loss,
         a_watch_translates_selector_changes,
         a_streaming_list_ends_with_a_bookmark,
@@ -89,10 +111,16 @@ const CASES: &[(&str, Run)] = cases! {
         instances_are_defaulted_pruned_and_validated,
         what_is_no_instance_at_all_is_refused,
         rules_see_the_old_value,
+        what_was_there_before_a_rule_is_forgiven,
         both_versions_serve_the_same_object,
+        an_update_in_each_version_is_an_entry_of_its_own,
         printer_columns_show_in_tables,
         the_status_of_an_instance_is_a_subresource,
         deleting_a_definition_deletes_its_instances,
+        a_scale_finds_its_numbers_or_says_what_is_there,
+        a_rule_that_cannot_be_evaluated_refuses,
+        doubtful_finalizers_are_warned_of,
+        what_a_definition_serves_is_discovered,
         a_definition_without_structure_is_refused,
     ],
     rights: [
@@ -107,6 +135,7 @@ const CASES: &[(&str, Run)] = cases! {
         a_namespace_brings_its_service_account_and_root_ca,
         a_deleted_namespace_takes_its_objects_along,
         a_terminating_namespace_takes_nothing_new,
+        the_namespaces_of_every_cluster_stay,
         a_finalizer_holds_an_object,
         dependents_go_with_their_owner,
         orphans_outlive_their_owner,
@@ -114,6 +143,7 @@ const CASES: &[(&str, Run)] = cases! {
     ],
     input: [
         a_body_beyond_the_limit_is_too_large,
+        a_body_of_any_form_is_answered,
         broken_bodies_are_bad_requests,
         good_yaml_is_as_good_as_json,
         unknown_and_repeated_fields_are_warned_of_refused_or_ignored,

@@ -150,6 +150,33 @@ pub(crate) async fn a_dry_run_changes_nothing(case: Case) -> anyhow::Result<()> 
     let made = api.create(&dry, &config_map("one", "1")).await?;
     ensure!(made.uid().is_some());
     refused(api.get("one").await, 404, "NotFound")?;
+    let before = api
+        .create(&PostParams::default(), &config_map("one", "1"))
+        .await?;
+    refused(
+        api.create(&dry, &config_map("one", "2")).await,
+        409,
+        "AlreadyExists",
+    )?;
+    let seen = api.replace("one", &dry, &config_map("one", "2")).await?;
+    same!(seen.data, config_map("one", "2").data);
+    let patch = Patch::Merge(json!({ "data": { "key": "3" } }));
+    let by = PatchParams {
+        dry_run: true,
+        ..PatchParams::default()
+    };
+    same!(
+        api.patch("one", &by, &patch).await?.data,
+        config_map("one", "3").data
+    );
+    let delete = DeleteParams {
+        dry_run: true,
+        ..DeleteParams::default()
+    };
+    api.delete("one", &delete).await?;
+    api.delete_collection(&delete, &ListParams::default())
+        .await?;
+    same!(api.get("one").await?, before);
     Ok(())
 }
 
@@ -283,8 +310,40 @@ pub(crate) async fn a_precondition_guards_a_delete(case: Case) -> anyhow::Result
     };
     let other = "00000000-0000-0000-0000-000000000000".to_owned();
     refused(api.delete("one", &with(Some(other))).await, 409, "Conflict")?;
+    let version = |resource_version| {
+        let preconditions = Preconditions {
+            resource_version,
+            ..Preconditions::default()
+        };
+        DeleteParams::default().preconditions(preconditions)
+    };
+    let old = version(Some("1".to_owned()));
+    refused(api.delete("one", &old).await, 409, "Conflict")?;
+    let by_version = DeleteParams {
+        dry_run: true,
+        ..version(made.resource_version())
+    };
+    api.delete("one", &by_version).await?;
     api.delete("one", &with(made.uid())).await?;
     refused(api.get("one").await, 404, "NotFound")?;
+    Ok(())
+}
+
+pub(crate) async fn an_update_of_another_object_conflicts(case: Case) -> anyhow::Result<()> {
+    let api = case.api::<ConfigMap>();
+    api.create(&PostParams::default(), &config_map("one", "1"))
+        .await?;
+    let mut other = config_map("one", "2");
+    other.metadata.uid = Some("00000000-0000-0000-0000-000000000000".into());
+    let result = api.replace("one", &PostParams::default(), &other).await;
+    let status = refused(result, 409, "Conflict")?;
+    ensure!(
+        status
+            .message
+            .contains("Precondition failed: UID in precondition"),
+        "{}",
+        status.message
+    );
     Ok(())
 }
 

@@ -37,13 +37,8 @@ pub(crate) async fn a_json_patch_tests_before_it_writes(case: Case) -> anyhow::R
     let api = case.api::<ConfigMap>();
     api.create(&PostParams::default(), &config_map("one", "1"))
         .await?;
-    let send = async |operations: Value| {
-        let uri = format!("/api/v1/namespaces/{}/configmaps/one", case.namespace);
-        let request = http::Request::patch(uri)
-            .header("content-type", "application/json-patch+json")
-            .body(serde_json::to_vec(&operations)?)?;
-        case.raw(request).await
-    };
+    let send =
+        async |operations: Value| send(&case, "application/json-patch+json", &operations).await;
     let test = json!([
         { "op": "test", "path": "/data/key", "value": "no" },
         { "op": "replace", "path": "/data/key", "value": "2" },
@@ -63,6 +58,80 @@ pub(crate) async fn a_json_patch_tests_before_it_writes(case: Case) -> anyhow::R
     );
     same!(seen["data"], Value::Null);
     Ok(())
+}
+
+pub(crate) async fn a_json_patch_forgives_what_its_library_forgives(
+    case: Case,
+) -> anyhow::Result<()> {
+    let api = case.api::<ConfigMap>();
+    api.create(&PostParams::default(), &config_map("one", "1"))
+        .await?;
+    for (operations, code, data) in [
+        // A field need not be there to be replaced, its parent must.
+        (
+            json!([{ "op": "replace", "path": "/data/new", "value": "2" }]),
+            200,
+            json!({ "key": "1", "new": "2" }),
+        ),
+        (
+            json!([{ "op": "replace", "path": "/none/new", "value": "2" }]),
+            422,
+            Value::Null,
+        ),
+        // No value is null.
+        (
+            json!([{ "op": "replace", "path": "/data" }]),
+            200,
+            Value::Null,
+        ),
+        (
+            json!([{ "op": "add", "path": "/data", "value": { "key": "3" } }]),
+            200,
+            json!({ "key": "3" }),
+        ),
+        (json!([]), 200, json!({ "key": "3" })),
+        (Value::Null, 200, json!({ "key": "3" })),
+        (json!({}), 400, Value::Null),
+    ] {
+        let (found, seen) = send(&case, "application/json-patch+json", &operations).await?;
+        ensure!(found == code, "{operations}: {found} {seen}");
+        same!(seen["data"], data);
+    }
+    Ok(())
+}
+
+pub(crate) async fn a_patch_stays_with_its_kind(case: Case) -> anyhow::Result<()> {
+    let api = case.api::<ConfigMap>();
+    api.create(&PostParams::default(), &config_map("one", "1"))
+        .await?;
+    for (patch, code, reason) in [
+        (json!({ "kind": "Secret" }), 422, "Invalid"),
+        (json!({ "apiVersion": "v2" }), 422, "Invalid"),
+        (json!({ "metadata": { "name": "two" } }), 400, "BadRequest"),
+        (
+            json!({ "metadata": { "namespace": "other" } }),
+            400,
+            "BadRequest",
+        ),
+        (json!(["a"]), 400, "BadRequest"),
+        (json!("a"), 400, "BadRequest"),
+        (Value::Null, 400, "BadRequest"),
+    ] {
+        let (found, status) = send(&case, "application/merge-patch+json", &patch).await?;
+        let told = (found, status["reason"].as_str());
+        ensure!(told == (code, Some(reason)), "{patch}: {found} {status}");
+    }
+    same!(api.get("one").await?.data, config_map("one", "1").data);
+    Ok(())
+}
+
+/// Patches the ConfigMap `one`.
+async fn send(case: &Case, content_type: &str, patch: &Value) -> anyhow::Result<(u16, Value)> {
+    let uri = format!("/api/v1/namespaces/{}/configmaps/one", case.namespace);
+    let request = http::Request::patch(uri)
+        .header("content-type", content_type)
+        .body(serde_json::to_vec(patch)?)?;
+    case.raw(request).await
 }
 
 pub(crate) async fn a_strategic_patch_merges_containers_by_name(case: Case) -> anyhow::Result<()> {
@@ -223,6 +292,38 @@ pub(crate) async fn updates_are_recorded_as_managed_fields(case: Case) -> anyhow
         ("patcher".to_owned(), json!({ "f:data": { "f:more": {} } })),
     ];
     ensure!(entries == expected, "{entries:?}");
+    Ok(())
+}
+
+pub(crate) async fn nobody_owns_what_a_write_could_not_change(case: Case) -> anyhow::Result<()> {
+    let api = case.api::<Deployment>();
+    let mut config = serde_json::to_value(deployment()?)?;
+    config["apiVersion"] = json!("apps/v1");
+    config["kind"] = json!("Deployment");
+    config["status"] = json!({ "collisionCount": 7 });
+    let by = PatchParams::apply("ann");
+    api.patch("web", &by, &Patch::Apply(&config)).await?;
+    config["status"] = json!({ "collisionCount": 8 });
+    let by = PatchParams::apply("bob");
+    let seen = api.patch_status("web", &by, &Patch::Apply(&config)).await?;
+    same!(
+        seen.status
+            .as_ref()
+            .and_then(|status| status.collision_count),
+        Some(8)
+    );
+    for (manager, own, foreign) in [("ann", "f:spec", "f:status"), ("bob", "f:status", "f:spec")] {
+        let mut entries = seen.managed_fields().iter();
+        let entry = entries.find(|entry| entry.manager.as_deref() == Some(manager));
+        let fields = &entry
+            .and_then(|entry| entry.fields_v1.as_ref())
+            .context(manager)?
+            .0;
+        ensure!(
+            fields.get(own).is_some() && fields.get(foreign).is_none(),
+            "{manager}: {fields}"
+        );
+    }
     Ok(())
 }
 

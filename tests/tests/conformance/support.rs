@@ -32,11 +32,38 @@ impl Case {
         format!("{prefix}-{}", self.namespace)
     }
 
+    /// Asks for a path; the status code and the body.
+    pub(crate) async fn get(&self, uri: &str) -> anyhow::Result<(u16, serde_json::Value)> {
+        self.raw(http::Request::get(uri).body(Vec::new())?).await
+    }
+
     /// Sends a request as it is; the status code and the body.
     pub(crate) async fn raw(
         &self,
         request: http::Request<Vec<u8>>,
     ) -> anyhow::Result<(u16, serde_json::Value)> {
+        let (status, bytes) = self.bytes(request).await?;
+        Ok((status, serde_json::from_slice(&bytes).unwrap_or_default()))
+    }
+
+    /// Sends a request as it is; the status code and the headers.
+    pub(crate) async fn head(
+        &self,
+        request: http::Request<Vec<u8>>,
+    ) -> anyhow::Result<(u16, http::HeaderMap)> {
+        let (parts, body) = request.into_parts();
+        let request = http::Request::from_parts(parts, body.into());
+        let response = self.client().send(request).await?;
+        Ok((response.status().as_u16(), response.headers().clone()))
+    }
+
+    /// Sends a request as it is; what is answered, until it ends.
+    pub(crate) async fn text(&self, request: http::Request<Vec<u8>>) -> anyhow::Result<String> {
+        let (_, bytes) = self.bytes(request).await?;
+        Ok(String::from_utf8(bytes)?)
+    }
+
+    async fn bytes(&self, request: http::Request<Vec<u8>>) -> anyhow::Result<(u16, Vec<u8>)> {
         use futures::AsyncReadExt as _;
         let (parts, body) = request.into_parts();
         let request = http::Request::from_parts(parts, body.into());
@@ -49,7 +76,7 @@ impl Case {
             ));
         let mut bytes = Vec::new();
         std::pin::pin!(stream).read_to_end(&mut bytes).await?;
-        Ok((status, serde_json::from_slice(&bytes).unwrap_or_default()))
+        Ok((status, bytes))
     }
 }
 

@@ -26,6 +26,71 @@ pub(crate) async fn a_watch_sees_changes_in_order(case: Case) -> anyhow::Result<
     Ok(())
 }
 
+pub(crate) async fn a_deletion_has_a_version_of_its_own(case: Case) -> anyhow::Result<()> {
+    let api = case.api::<ConfigMap>();
+    let start = version(&api).await?;
+    write(&api, "one").await?;
+    let mut stream = pin!(api.watch(&selected(), &start).await?.boxed());
+    let mut versions = Vec::new();
+    let gone = loop {
+        match stream.try_next().await?.context("the watch ended")? {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => versions.push(object),
+            WatchEvent::Deleted(object) => break object,
+            WatchEvent::Bookmark(_) => {}
+            WatchEvent::Error(status) => bail!("{status:?}"),
+        }
+    };
+    let number = |object: &ConfigMap| {
+        let version = object.resource_version().context("a version")?;
+        version.parse::<u64>().context("a number")
+    };
+    let last = number(versions.last().context("a change")?)?;
+    ensure!(number(&gone)? > last, "{} after {last}", number(&gone)?);
+    // Who resumes from it hears nothing twice.
+    write(&api, "two").await?;
+    let from = gone.resource_version().context("a version")?;
+    let mut stream = pin!(api.watch(&selected(), &from).await?.boxed());
+    same!(next(&mut stream).await?, "ADDED two 1");
+    Ok(())
+}
+
+pub(crate) async fn a_watch_from_now_tells_nothing_of_before(case: Case) -> anyhow::Result<()> {
+    let api = case.api::<ConfigMap>();
+    api.create(&PostParams::default(), &config_map("old", "1"))
+        .await?;
+    let query =
+        "watch=1&timeoutSeconds=1&sendInitialEvents=false&resourceVersionMatch=NotOlderThan";
+    let uri = format!("/api/v1/namespaces/{}/configmaps?{query}", case.namespace);
+    let told = case.text(http::Request::get(uri).body(Vec::new())?).await?;
+    ensure!(!told.contains("\"old\""), "{told}");
+    Ok(())
+}
+
+pub(crate) async fn a_watch_of_tables_defines_its_columns_once(case: Case) -> anyhow::Result<()> {
+    let api = case.api::<ConfigMap>();
+    for name in ["one", "two"] {
+        api.create(&PostParams::default(), &config_map(name, "1"))
+            .await?;
+    }
+    let uri = format!(
+        "/api/v1/namespaces/{}/configmaps?watch=1&timeoutSeconds=1",
+        case.namespace
+    );
+    let request = http::Request::get(uri)
+        .header("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
+        .body(Vec::new())?;
+    let told = case.text(request).await?;
+    let mut tables = told.lines().map(serde_json::from_str::<serde_json::Value>);
+    let first = tables.next().context("a table")??;
+    ensure!(first["object"]["columnDefinitions"].is_array(), "{first}");
+    let second = tables.next().context("another")??;
+    same!(
+        second["object"]["columnDefinitions"],
+        serde_json::Value::Null
+    );
+    Ok(())
+}
+
 pub(crate) async fn a_watch_resumes_without_loss(case: Case) -> anyhow::Result<()> {
     let api = case.api::<ConfigMap>();
     let start = version(&api).await?;
@@ -97,7 +162,14 @@ pub(crate) async fn a_version_from_the_future_is_refused(case: Case) -> anyhow::
         "/api/v1/namespaces/{}/configmaps?resourceVersion={far}&timeoutSeconds=1",
         case.namespace
     );
-    let (code, status) = case.raw(http::Request::get(uri).body(Vec::new())?).await?;
+    let (_, headers) = case
+        .head(http::Request::get(&uri).body(Vec::new())?)
+        .await?;
+    same!(
+        headers.get("retry-after").map(http::HeaderValue::as_bytes),
+        Some(&b"1"[..])
+    );
+    let (code, status) = case.get(&uri).await?;
     same!((code, status["reason"].as_str()), (504, Some("Timeout")));
     let message = status["message"].as_str().unwrap_or_default();
     ensure!(message.contains("Too large resource version"), "{message}");

@@ -29,6 +29,17 @@ pub(crate) struct Rules {
     atomic_map: bool,
     /// Messages show no value of objects and lists.
     scalar: bool,
+    /// The schema's type.
+    kind: Box<str>,
+}
+
+/// Why a rule refuses a value.
+#[derive(Debug, PartialEq)]
+enum Fault {
+    /// It doesn't hold.
+    Broken(String),
+    /// It can't be evaluated.
+    Unknown(String),
 }
 
 #[derive(Debug)]
@@ -98,6 +109,7 @@ impl Rules {
                 .collect(),
             atomic_map: node.get("x-kubernetes-map-type").and_then(Value::as_str) == Some("atomic"),
             scalar: kind != "object" && kind != "array",
+            kind: kind.into(),
         }
     }
 
@@ -197,14 +209,21 @@ impl Rules {
             if rule.uses_old {
                 inner.add_variable_from_value("oldSelf", rule.old_self(old.as_ref()));
             }
-            let Some(detail) = rule.fault(&inner) else {
+            let Some(fault) = rule.fault(&inner) else {
                 continue;
             };
             if place.unchanged && !rule.uses_old {
                 continue;
             }
-            let value = self.scalar.then_some(place.value);
-            causes.push(rule.cause(path, value, &detail));
+            causes.push(match fault {
+                Fault::Broken(detail) => {
+                    rule.cause(path, self.scalar.then_some(place.value), &detail)
+                }
+                // What couldn't be judged is told by its type.
+                Fault::Unknown(detail) => {
+                    Cause::invalid(rule.path(path), &self.kind.as_ref().into(), &detail)
+                }
+            });
         }
     }
 }
@@ -259,10 +278,10 @@ impl Rule {
     }
 
     /// Why the rule doesn't hold, none where it does.
-    fn fault(&self, scope: &Context<'_>) -> Option<String> {
+    fn fault(&self, scope: &Context<'_>) -> Option<Fault> {
         let program = match &self.program {
             Ok(program) => program,
-            Err(error) => return Some(format!("rule compile error: {error}")),
+            Err(error) => return Some(Fault::Unknown(format!("rule compile error: {error}"))),
         };
         let shown = if self.message.is_empty() {
             &self.text
@@ -271,12 +290,15 @@ impl Rule {
         };
         match program.execute(scope) {
             Ok(Cel::Bool(true)) => None,
-            Ok(Cel::Bool(false)) => Some(self.message(scope)),
-            Ok(_) => Some(format!(
+            Ok(Cel::Bool(false)) => Some(Fault::Broken(self.message(scope))),
+            Ok(_) => Some(Fault::Unknown(format!(
                 "rule compile error: must evaluate to a bool: {}",
                 self.text
-            )),
-            Err(error) => Some(format!("{error} evaluating rule: {shown}")),
+            ))),
+            Err(error) => {
+                let error = error.to_string().replacen("No such", "no such", 1);
+                Some(Fault::Unknown(format!("{error} evaluating rule: {shown}")))
+            }
         }
     }
 
@@ -296,11 +318,16 @@ impl Rule {
         }
     }
 
-    fn cause(&self, path: &str, value: Option<&Value>, detail: &str) -> Cause {
-        let path = match (path, self.field.as_str()) {
+    /// The field that the rule is about, of the value at `path`.
+    fn path(&self, path: &str) -> String {
+        match (path, self.field.as_str()) {
             ("", "") => "<nil>".to_owned(),
             (path, field) => join(path, field).trim_end_matches('.').to_owned(),
-        };
+        }
+    }
+
+    fn cause(&self, path: &str, value: Option<&Value>, detail: &str) -> Cause {
+        let path = self.path(path);
         match (self.reason, value) {
             (CauseReason::FieldValueForbidden, _) => Cause::forbidden(path, detail),
             (CauseReason::FieldValueRequired, _) => Cause::required(path, detail),

@@ -16,8 +16,10 @@ pub(crate) enum Syntax {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shape {
     Full,
-    /// `as=PartialObjectMetadata` or `…List`.
+    /// `as=PartialObjectMetadata`.
     Metadata,
+    /// `as=PartialObjectMetadataList`.
+    MetadataList,
     Table,
     /// `as=APIGroupDiscoveryList`.
     Discovery,
@@ -86,8 +88,13 @@ impl Accept {
 impl Syntax {
     /// How an error is written to a client with these headers: JSON if nothing fits.
     pub(crate) fn of_error(headers: &HeaderMap) -> Self {
-        Accept::negotiate(headers, &[Shape::Full, Shape::Metadata, Shape::Table])
-            .map_or(Self::Json, |accept| accept.syntax)
+        let shapes = [
+            Shape::Full,
+            Shape::Metadata,
+            Shape::MetadataList,
+            Shape::Table,
+        ];
+        Accept::negotiate(headers, &shapes).map_or(Self::Json, |accept| accept.syntax)
     }
 }
 
@@ -123,7 +130,8 @@ impl<'a> Clause<'a> {
         let shape = match parameter("as") {
             None => Shape::Full,
             Some("Table") if meta => Shape::Table,
-            Some("PartialObjectMetadata" | "PartialObjectMetadataList") if meta => Shape::Metadata,
+            Some("PartialObjectMetadata") if meta => Shape::Metadata,
+            Some("PartialObjectMetadataList") if meta => Shape::MetadataList,
             Some("APIGroupDiscoveryList") if parameter("v") == Some("v2") => Shape::Discovery,
             Some(_) => return None,
         };
@@ -172,7 +180,12 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
-    const OBJECTS: &[Shape] = &[Shape::Full, Shape::Metadata, Shape::Table];
+    const OBJECTS: &[Shape] = &[
+        Shape::Full,
+        Shape::Metadata,
+        Shape::MetadataList,
+        Shape::Table,
+    ];
 
     fn negotiate(accept: &'static str) -> Result<Accept, u16> {
         let mut headers = HeaderMap::new();
@@ -212,7 +225,7 @@ mod tests {
         assert_eq!(
             negotiate("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"),
             Ok(Accept {
-                shape: Shape::Metadata,
+                shape: Shape::MetadataList,
                 ..json
             })
         );

@@ -41,9 +41,11 @@ pub(crate) struct Place {
 
 impl Target {
     pub(crate) fn parse(path: &str) -> Self {
+        let path = path.strip_prefix('/').unwrap_or(path);
+        let path = path.strip_suffix('/').unwrap_or(path);
+        // An empty part is one: `namespaces//pods` are those of all namespaces, other such places don't exist.
         let parts: Vec<String> = path
             .split('/')
-            .filter(|part| !part.is_empty())
             .map(|part| percent_decode_str(part).decode_utf8_lossy().into_owned())
             .collect();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
@@ -151,6 +153,21 @@ mod tests {
             Target::parse("/healthz"),
             Target::Other("/healthz".to_owned())
         );
+    }
+
+    #[test]
+    fn empty_parts_count() {
+        let everywhere = place("/api/v1/namespaces//secrets");
+        assert_eq!(everywhere.resource, "secrets");
+        assert_eq!(everywhere.namespace, "");
+        assert_eq!(place("/api/v1/namespaces/a/secrets/").name, "");
+        assert_eq!(place("/api/v1//secrets").resource, "");
+        assert_eq!(place("/api/v1/namespaces/a//secrets").resource, "");
+        assert!(matches!(
+            Target::parse("//api/v1/secrets"),
+            Target::Other(_)
+        ));
+        assert_eq!(Target::parse("/"), Target::Other("/".to_owned()));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The query part of a request: options of the verbs.
 
+use std::num::{IntErrorKind, ParseIntError};
+
 use crate::error::{ApiError, Cause};
 use serde_json::Value;
 
@@ -48,16 +50,18 @@ impl Query {
         ))
     }
 
+    /// A number; an empty text is none.
     pub(crate) fn integer(&self, name: &str) -> Result<Option<i64>, ApiError> {
-        let Some(text) = self.text(name) else {
+        let Some(text) = self.all(name).next() else {
             return Ok(None);
         };
-        let value = text.parse().map_err(|_| {
-            ApiError::bad_request(format!(
-                "strconv.ParseInt: parsing {text:?}: invalid syntax"
-            ))
-        })?;
-        Ok(Some(value))
+        text.parse().map(Some).map_err(|error: ParseIntError| {
+            let why = match error.kind() {
+                IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+                _ => "invalid syntax",
+            };
+            ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: {why}"))
+        })
     }
 
     /// `dryRun=All`; anything else is refused. `kind` names the verb's options.
@@ -115,7 +119,8 @@ mod tests {
         let query = Query::parse(Some("labelSelector=a%3Db%2Cc&watch=1&limit=&dryRun=All"));
         assert_eq!(query.text("labelSelector"), Some("a=b,c"));
         assert_eq!(query.flag("watch"), Some(true));
-        assert_eq!(query.integer("limit").unwrap(), None);
+        assert_eq!(query.integer("timeoutSeconds").unwrap(), None);
+        assert_eq!(query.integer("limit").unwrap_err().code(), 400);
         assert!(query.dry_run("CreateOptions").unwrap());
         let bad = Query::parse(Some("dryRun=Some&limit=x"));
         assert_eq!(bad.dry_run("CreateOptions").unwrap_err().code(), 422);

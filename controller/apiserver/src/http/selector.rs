@@ -43,15 +43,12 @@ impl LabelSelector {
         let fault = |why: &str| {
             ApiError::bad_request(format!("unable to parse requirement: {why} in {text:?}"))
         };
-        let mut requirements = Vec::new();
-        for part in split_outside_parentheses(text) {
-            let part = part.trim();
-            if part.is_empty() {
-                continue;
-            }
-            requirements.push(Requirement::parse(part).map_err(fault)?);
+        if text.trim().is_empty() {
+            return Ok(Self::default());
         }
-        Ok(Self(requirements))
+        let parts = split_outside_parentheses(text).into_iter();
+        let requirements = parts.map(|part| Requirement::parse(part.trim()).map_err(fault));
+        Ok(Self(requirements.collect::<Result<_, _>>()?))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -81,8 +78,8 @@ impl Requirement {
             ('<', Test::LessThan as fn(i64) -> Test),
         ] {
             if let Some((key, value)) = part.split_once(sign) {
-                let bound = value
-                    .trim()
+                // A label value too, so never negative.
+                let bound = value_of(value)?
                     .parse()
                     .map_err(|_| "'>' and '<' need an integer")?;
                 return Self::new(key, test(bound));
@@ -187,18 +184,14 @@ pub(crate) fn is_dns_label(text: &str) -> bool {
 
 impl FieldSelector {
     pub(crate) fn parse(text: Option<&str>) -> Result<Self, ApiError> {
-        let mut tests = Vec::new();
-        for part in split_unescaped(text.unwrap_or_default()) {
-            if part.is_empty() {
-                continue;
-            }
-            tests.push(FieldTest::parse(&part).ok_or_else(|| {
-                ApiError::bad_request(format!(
-                    "invalid selector: '{part}'; can't understand '{part}'"
-                ))
-            })?);
-        }
-        Ok(Self(tests))
+        let text = text.unwrap_or_default();
+        let parts = split_unescaped(text).into_iter();
+        let tests = parts
+            .filter(|part| !part.is_empty())
+            .map(|part| FieldTest::parse(&part, text))
+            // Nothing equal to nothing selects everything.
+            .filter(|test| !test.as_ref().is_ok_and(FieldTest::is_void));
+        Ok(Self(tests.collect::<Result<_, _>>()?))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -224,20 +217,31 @@ impl FieldSelector {
 }
 
 impl FieldTest {
-    fn parse(part: &str) -> Option<Self> {
-        let (field, value, equal) = if let Some((field, value)) = part.split_once("!=") {
-            (field, value, false)
-        } else if let Some((field, value)) = part.split_once("==") {
-            (field, value, true)
-        } else {
-            let (field, value) = part.split_once('=')?;
-            (field, value, true)
+    /// Reads one test of the selector `whole`; its first operator counts.
+    fn parse(part: &str, whole: &str) -> Result<Self, ApiError> {
+        let fault = || {
+            ApiError::bad_request(format!(
+                "invalid selector: '{whole}'; can't understand '{part}'"
+            ))
         };
-        Some(Self {
-            field: field.trim().to_owned(),
-            value: unescape(value),
+        let (field, value) = part.split_once('=').ok_or_else(fault)?;
+        let (field, equal) = match field.strip_suffix('!') {
+            Some(field) => (field, false),
+            None => (field, true),
+        };
+        let value = match value.strip_prefix('=') {
+            Some(value) if equal => value,
+            _ => value,
+        };
+        Ok(Self {
+            field: field.to_owned(),
+            value: unescape(value)?,
             equal,
         })
+    }
+
+    fn is_void(&self) -> bool {
+        self.field.is_empty() && self.value.is_empty()
     }
 }
 
@@ -256,16 +260,31 @@ fn split_unescaped(text: &str) -> Vec<String> {
     parts
 }
 
-fn unescape(value: &str) -> String {
+/// A backslash may stand before itself, a comma and an equals sign, which may not stand alone.
+fn unescape(value: &str) -> Result<String, ApiError> {
+    let fault = |why: String| {
+        Err(ApiError::bad_request(format!(
+            "invalid field selector: {why}"
+        )))
+    };
     let mut out = String::with_capacity(value.len());
-    let mut escaped = false;
-    for c in value.chars() {
-        escaped = c == '\\' && !escaped;
-        if !escaped {
-            out.push(c);
+    let mut chars = value.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => match chars.next() {
+                Some(c @ ('\\' | ',' | '=')) => out.push(c),
+                other => {
+                    let rest = other.map(String::from).unwrap_or_default();
+                    return fault(format!("invalid escape sequence: \\{rest}"));
+                }
+            },
+            ',' | '=' => {
+                return fault(format!("unescaped character in value: {}", u32::from(c)));
+            }
+            _ => out.push(c),
         }
     }
-    out
+    Ok(out)
 }
 
 #[cfg(test)]
@@ -296,7 +315,10 @@ mod tests {
         ] {
             assert_eq!(selects(selector, &labels), expected, "{selector}");
         }
-        for bad in ["a=b=c", "a in b", "in (x)", "a in (x", "-a", "a>x", "a=b c"] {
+        for bad in [
+            "a=b=c", "a in b", "in (x)", "a in (x", "-a", "a>x", "a=b c", "a,", ",a", "a,,b", ",",
+            "a>-1",
+        ] {
             assert!(LabelSelector::parse(Some(bad)).is_err(), "{bad}");
         }
     }
@@ -312,6 +334,11 @@ mod tests {
         } else {
             "Done"
         }));
-        assert!(FieldSelector::parse(Some("metadata.name")).is_err());
+        for everything in ["", ",", "=", "==", "!="] {
+            assert!(FieldSelector::parse(Some(everything)).unwrap().is_empty());
+        }
+        for bad in ["a", "a=b=c", "a===b", "a!==b", "a=b!=c", r"a=\b", r"a=b\"] {
+            assert!(FieldSelector::parse(Some(bad)).is_err(), "{bad}");
+        }
     }
 }

@@ -80,6 +80,28 @@ pub fn validate_update(object: &Value, old: &Value, errors: &mut FieldErrors) {
     validate_common(meta, errors);
 }
 
+/// What is doubtful about the finalizers that `new` has and `old` had not.
+pub fn finalizer_warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
+    let known = old.map_or(&[][..], |old| list(&old["metadata"], "finalizers"));
+    let added = list(&new["metadata"], "finalizers")
+        .iter()
+        .filter(|finalizer| !known.contains(finalizer))
+        .filter_map(Value::as_str);
+    let mut warnings = Vec::new();
+    for name in added {
+        let mut faults = names::qualified_name(name);
+        if !name.contains('/') && ![ORPHAN, FOREGROUND, "kubernetes"].contains(&name) {
+            faults.push(UNQUALIFIED.to_owned());
+        }
+        let texts = faults
+            .iter()
+            .map(|why| format!("metadata.finalizers: {name:?}: {why}"));
+        warnings.extend(texts);
+    }
+    warnings.sort();
+    warnings
+}
+
 /// Checks a map of labels.
 pub fn validate_labels(labels: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     for (key, value) in labels.as_object().into_iter().flatten() {
@@ -336,3 +358,4 @@ pub const ORPHAN: &str = "orphan";
 /// Finalizer of a deletion that waits for dependents.
 pub const FOREGROUND: &str = "foregroundDeletion";
 const ANNOTATIONS_MAX: usize = 256 * 1024;
+const UNQUALIFIED: &str = "prefer a domain-qualified finalizer name to avoid accidental conflicts with other finalizer writers";

@@ -103,6 +103,11 @@ fn check(schema: Type<'_>, config: &Value, writer: Writer<'_>) -> Result<(), App
             "metadata.managedFields must be nil".to_owned(),
         ));
     }
+    check_types(schema, config)
+}
+
+/// Has a configuration only fields that its kind has, each of the right type?
+pub(super) fn check_types(schema: Type<'_>, config: &Value) -> Result<(), ApplyError> {
     let faults = typed::faults(schema, config);
     if faults.is_empty() {
         return Ok(());
@@ -197,7 +202,7 @@ fn conflicts(managers: &Managers, place: usize, taken: &FieldSet) -> Vec<(String
     conflicts
 }
 
-fn conflict_error(conflicts: &[(String, FieldSet)]) -> ApplyError {
+pub(super) fn conflict_error(conflicts: &[(String, FieldSet)]) -> ApplyError {
     let mut causes = Vec::new();
     let mut lines = Vec::new();
     for (manager, fields) in conflicts {

@@ -23,9 +23,14 @@ pub fn json(document: &Value, patch: &[u8]) -> Result<Value, JsonPatchError> {
     let malformed = |why: &str| JsonPatchError::Malformed(why.to_owned());
     let patch: Value =
         serde_json::from_slice(patch).map_err(|_| malformed("invalid JSON patch"))?;
-    let Value::Array(operations) = patch else {
-        let why = "error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp";
-        return Err(malformed(why));
+    let operations = match patch {
+        Value::Array(operations) => operations,
+        // Go reads this as an empty list.
+        Value::Null => Vec::new(),
+        _ => {
+            let why = "error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp";
+            return Err(malformed(why));
+        }
     };
     if operations.len() > OPERATIONS_MAX {
         return Err(JsonPatchError::TooMany(operations.len()));
@@ -61,19 +66,15 @@ pub fn json_complaints(patch: &[u8]) -> Vec<String> {
 fn run(document: &mut Value, operation: &Value) -> Result<(), JsonPatchError> {
     let text = |key: &str| operation.get(key).and_then(Value::as_str);
     let path = text("path").ok_or_else(|| malformed("path"))?;
-    let value = || operation.get("value").cloned();
+    // No value is null.
+    let value = || operation.get("value").cloned().unwrap_or_default();
     match text("op") {
-        Some("add") => add(document, path, value().ok_or_else(|| malformed("value"))?),
-        Some("replace") => {
-            let value = value().ok_or_else(|| malformed("value"))?;
-            let place = find_mut(document, path).ok_or_else(|| missing("replace", path))?;
-            *place = value;
-            Ok(())
-        }
+        Some("add") => add(document, path, value()),
+        Some("replace") => replace(document, path, value()),
         Some("remove") => remove(document, path).map(|_| ()),
         Some("test") => {
             let found = document.pointer(path).unwrap_or(&Value::Null);
-            if *found == value().unwrap_or(Value::Null) {
+            if *found == value() {
                 return Ok(());
             }
             Err(failed(format!("testing value {path} failed: test failed")))
@@ -96,10 +97,7 @@ fn run(document: &mut Value, operation: &Value) -> Result<(), JsonPatchError> {
 }
 
 fn add(document: &mut Value, path: &str, value: Value) -> Result<(), JsonPatchError> {
-    let Some((parent, last)) = split(path) else {
-        *document = value;
-        return Ok(());
-    };
+    let (parent, last) = split(path).ok_or_else(|| missing("add", path))?;
     let parent = find_mut(document, parent).ok_or_else(|| missing("add", path))?;
     match parent {
         Value::Object(map) => {
@@ -117,6 +115,23 @@ fn add(document: &mut Value, path: &str, value: Value) -> Result<(), JsonPatchEr
             Ok(())
         }
         _ => Err(missing("add", path)),
+    }
+}
+
+/// An object's field need not be there: the library of the real server looks at nothing but its parent. The whole document,
+/// which has none, is neither added nor replaced.
+fn replace(document: &mut Value, path: &str, value: Value) -> Result<(), JsonPatchError> {
+    let (parent, last) = split(path).ok_or_else(|| missing("replace", path))?;
+    match find_mut(document, parent) {
+        Some(Value::Object(map)) => {
+            map.insert(last, value);
+            Ok(())
+        }
+        _ => {
+            let place = find_mut(document, path).ok_or_else(|| missing("replace", path))?;
+            *place = value;
+            Ok(())
+        }
     }
 }
 

@@ -301,7 +301,11 @@ impl Managers {
         if mine.is_empty() {
             return;
         }
-        let entry = Entry::of_writer(writer, Operation::Update, mine);
+        self.add(Entry::of_writer(writer, Operation::Update, mine));
+    }
+
+    /// Adds an update's fields to those that its manager has.
+    pub(crate) fn add(&mut self, entry: Entry) {
         match self
             .entries
             .iter_mut()

@@ -57,6 +57,7 @@ impl Request<'_> {
                 "resourceVersion should not be set on objects to be created",
             ));
         }
+        self.warn_of_finalizers(&object, None);
         let generated = self.name_object(&mut object);
         self.begin_life(&mut object);
         let ctx = self.ctx(dry_run);

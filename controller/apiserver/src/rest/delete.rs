@@ -58,15 +58,7 @@ impl Request<'_> {
 
     pub(super) async fn delete_collection(&self, body: Bytes) -> Result<Response<Body>, ApiError> {
         let options = self.delete_options(&body)?;
-        let selection = self.selection()?;
-        let range = self.range(&selection);
-        let listing = self
-            .core
-            .store
-            .list(&self.resource.table, &range, &|object| {
-                selection.matches(object)
-            })
-            .map_err(|lost| ApiError::expired(lost.to_string()))?;
+        let (listing, mut meta) = self.page()?;
         let mut items = Vec::new();
         for object in &listing.objects {
             match self.delete_key(object.key(), &options).await {
@@ -75,10 +67,7 @@ impl Request<'_> {
                 Err(error) => return Err(error),
             }
         }
-        let meta = super::print::ListMeta {
-            revision: self.core.store.revision(),
-            ..Default::default()
-        };
+        meta.revision = self.core.store.revision();
         self.print_list(&items, &meta)
     }
 

@@ -40,14 +40,14 @@ impl Request<'_> {
         let wish = self.field_validation()?;
         let mut texts = repeated;
         let decoded = match &self.resource.custom {
-            Some(custom) => custom.schema.as_deref().map(|schema| {
+            Some(custom) if !self.is_scale() => custom.schema.as_deref().map(|schema| {
                 let unknown = crate::crd::decode_metadata(object)?;
                 texts.extend(unknown);
                 let unknown = schema.prune(object);
                 texts.extend(unknown.iter().map(|path| format!("unknown field {path:?}")));
                 Ok(())
             }),
-            None => {
+            _ => {
                 let (group, version, kind) = self.expected_type();
                 schema::builtin(&group, &version, &kind).map(|schema| {
                     texts.extend(schema.decode(object)?.messages());
@@ -107,6 +107,13 @@ impl Request<'_> {
             "status" if self.resource.custom.is_some() => &SPEC_AND_METADATA,
             "status" => &SPEC,
             _ => &NOTHING,
+        }
+    }
+
+    /// Built-in kinds refuse finalizers of a poor name, custom ones only warn of them.
+    pub(super) fn warn_of_finalizers(&self, new: &Value, old: Option<&Value>) {
+        if self.resource.custom.is_some() {
+            self.warn(crate::kinds::metadata::finalizer_warnings(new, old));
         }
     }
 

@@ -75,9 +75,14 @@ impl Request<'_> {
     }
 
     pub(super) fn list(&self) -> Result<Response<Body>, ApiError> {
+        let (listing, meta) = self.page()?;
+        self.print_list(&listing.objects, &meta)
+    }
+
+    /// What the request's options select, and where the next page starts.
+    pub(super) fn page(&self) -> Result<(Listing, ListMeta), ApiError> {
         let selection = self.selection()?;
         let (range, state) = self.list_range(&selection)?;
-        let limit = range.limit;
         let listing = self
             .core
             .store
@@ -85,8 +90,8 @@ impl Request<'_> {
                 selection.matches(object)
             })
             .map_err(|lost| self.expired(lost, &range, state))?;
-        let meta = page_meta(&listing, limit, &range, selection.is_everything());
-        self.print_list(&listing.objects, &meta)
+        let meta = page_meta(&listing, &range, selection.is_everything());
+        Ok((listing, meta))
     }
 
     pub(super) fn selection(&self) -> Result<Selection, ApiError> {
@@ -148,6 +153,8 @@ impl Request<'_> {
     }
 
     fn list_range(&self, selection: &Selection) -> Result<(Range, State), ApiError> {
+        // Nothing here takes that long, but a bad number is told.
+        self.query.integer("timeoutSeconds")?;
         let limit = self.query.integer("limit")?.unwrap_or_default();
         let limit = usize::try_from(limit).ok().filter(|limit| *limit > 0);
         let mut range = Range {
@@ -184,7 +191,7 @@ impl Request<'_> {
             ))
         };
         let continued = self.query.text("continue").is_some();
-        if continued && wanted.is_some_and(|wanted| wanted > 0) {
+        if continued && matching.is_none() && wanted.is_some_and(|wanted| wanted > 0) {
             return Err(ApiError::bad_request(
                 "specifying resource version is not allowed when using continue",
             ));
@@ -275,12 +282,12 @@ impl Request<'_> {
     }
 }
 
-fn page_meta(listing: &Listing, limit: Option<usize>, range: &Range, all: bool) -> ListMeta {
+fn page_meta(listing: &Listing, range: &Range, all: bool) -> ListMeta {
     let mut meta = ListMeta {
         revision: listing.revision,
         ..ListMeta::default()
     };
-    if limit.is_some()
+    if range.limit.is_some()
         && listing.remaining > 0
         && let Some(last) = listing.objects.last()
     {

@@ -5,12 +5,13 @@ use http::Response;
 use serde_json::{Value, json};
 
 use super::Request;
-use super::decode::{FieldValidation, joined, parse_json, parse_yaml_leniently};
+use super::decode::{FieldValidation, go_type, joined, parse_json, parse_yaml_leniently};
 use super::update::Edited;
 use crate::clock::rfc3339;
 use crate::error::{ApiError, Cause};
 use crate::http::{Body, ContentType, options_invalid};
 use crate::patch::{self, ApplyError, JsonPatchError, StrategicError};
+use crate::schema;
 
 const CUSTOM_PATCH_TYPES: &[&str] = &[
     "application/json-patch+json",
@@ -18,18 +19,23 @@ const CUSTOM_PATCH_TYPES: &[&str] = &[
     "application/apply-patch+yaml",
 ];
 
+/// A patch that is no apply.
+struct Patch<'b> {
+    kind: ContentType,
+    /// Its document, unless it is a list of operations.
+    patch: Value,
+    body: &'b [u8],
+    /// Complaints of keys that came twice.
+    repeated: Vec<String>,
+}
+
 impl Request<'_> {
     pub(super) async fn patch(&self, body: Bytes) -> Result<Response<Body>, ApiError> {
-        if self.is_scale() {
-            return self.patch_scale(&body).await;
-        }
         let dry_run = self.query.dry_run("PatchOptions")?;
-        let kind = ContentType::of_patch(self.headers)?;
-        if kind == ContentType::StrategicMergePatch && self.resource.custom.is_some() {
-            return Err(ApiError::unsupported_media_type(CUSTOM_PATCH_TYPES));
-        }
+        let kind = self.patch_type()?;
         if kind == ContentType::ApplyPatch {
-            return self.apply(&body, dry_run).await;
+            let edit = self.application(&body)?;
+            return self.edit(&edit, !self.is_scale(), dry_run).await;
         }
         if self.query.flag("force").is_some() {
             let cause = Cause::forbidden("force", "may not be specified for non-apply patch");
@@ -37,26 +43,21 @@ impl Request<'_> {
         }
         let (patch, repeated) = match kind {
             ContentType::JsonPatch => (Value::Null, patch::json_complaints(&body)),
-            _ => parse_json(&body).map_err(|_| ApiError::bad_request("invalid JSON patch"))?,
+            _ => merge_patch(&body)?,
         };
-        if patch.is_array() {
-            let why = "error decoding patch: json: cannot unmarshal array into Go value of type \
-                       map[string]interface {}";
-            return Err(ApiError::bad_request(why));
-        }
+        let patch = Patch {
+            kind,
+            patch,
+            body: &body,
+            repeated,
+        };
         let edit = |old: Option<&Value>| -> Result<Edited, ApiError> {
             let old = old.ok_or_else(|| self.not_found())?;
-            let object = self.patched(kind, old, &patch, &body)?;
-            self.keeps_uid(&object, old)?;
-            let mut object = self.check_type(object)?;
-            if let Err(why) = self.decode_fields(&mut object, repeated.clone())? {
-                let shown = match kind {
-                    ContentType::StrategicMergePatch => patch::printed(&patch),
-                    _ => self.patched(kind, old, &patch, &body)?.to_string(),
-                };
-                let cause = Cause::invalid("patch", &Value::String(shown), &why);
-                return Err(ApiError::invalid("", "", "", vec![cause]));
+            if self.is_scale() {
+                let scale = self.patch_object(&patch, &self.scale_of(old)?)?;
+                return self.with_scale(old, scale);
             }
+            let mut object = self.patch_object(&patch, old)?;
             self.apply_defaults(&mut object);
             Ok(Edited {
                 object,
@@ -64,6 +65,43 @@ impl Request<'_> {
             })
         };
         self.edit(&edit, false, dry_run).await
+    }
+
+    fn patch_type(&self) -> Result<ContentType, ApiError> {
+        let kind = ContentType::of_patch(self.headers);
+        if self.resource.custom.is_none() || self.is_scale() {
+            return kind;
+        }
+        let kind = kind
+            .ok()
+            .filter(|kind| *kind != ContentType::StrategicMergePatch);
+        kind.ok_or_else(|| ApiError::unsupported_media_type(CUSTOM_PATCH_TYPES))
+    }
+
+    /// What becomes of an object, or of its Scale, that is patched: of the right type, and with no other fields than it has.
+    fn patch_object(&self, patch: &Patch<'_>, old: &Value) -> Result<Value, ApiError> {
+        let patched = self.patched(patch, old)?;
+        let refused = |why: &str| {
+            let shown = match patch.kind {
+                ContentType::StrategicMergePatch => patch::printed(&patch.patch),
+                _ => patched.to_string(),
+            };
+            let cause = Cause::invalid("patch", &Value::String(shown), why);
+            ApiError::invalid("", "", "", vec![cause])
+        };
+        self.keeps_uid(&patched, old)?;
+        let is_builtin = self.resource.custom.is_none() && patched.is_object();
+        let mut object = self.check_type(patched.clone()).map_err(|error| {
+            if is_builtin {
+                refused(error.message())
+            } else {
+                error
+            }
+        })?;
+        match self.decode_fields(&mut object, patch.repeated.clone())? {
+            Ok(()) => Ok(object),
+            Err(why) => Err(refused(&why)),
+        }
     }
 
     /// A patch can't name another object: to it the uid is a field like any other, which nobody may change.
@@ -76,24 +114,19 @@ impl Request<'_> {
         Err(self.invalid(old, vec![cause]))
     }
 
-    fn patched(
-        &self,
-        kind: ContentType,
-        old: &Value,
-        patch: &Value,
-        body: &[u8],
-    ) -> Result<Value, ApiError> {
-        match kind {
-            ContentType::JsonPatch => patch::json(old, body).map_err(|error| match error {
+    fn patched(&self, patch: &Patch<'_>, old: &Value) -> Result<Value, ApiError> {
+        match patch.kind {
+            ContentType::JsonPatch => patch::json(old, patch.body).map_err(|error| match error {
                 JsonPatchError::Malformed(why) => ApiError::bad_request(why),
                 JsonPatchError::Failed(_) => ApiError::unprocessable(),
                 JsonPatchError::TooMany(_) => ApiError::too_large(error.to_string()),
             }),
             ContentType::StrategicMergePatch => {
-                let schema = self
-                    .schema()
+                let (group, version, kind) = self.expected_type();
+                let schema = schema::builtin(&group, &version, &kind)
                     .ok_or_else(|| ApiError::unsupported_media_type(CUSTOM_PATCH_TYPES))?;
-                patch::strategic(&schema, old.clone(), patch.clone()).map_err(|error| match error {
+                let patched = patch::strategic(&schema, old.clone(), patch.patch.clone());
+                patched.map_err(|error| match error {
                     StrategicError::BadRequest(why) => ApiError::bad_request(why),
                     StrategicError::Failed(why) => ApiError::unknown(why),
                     StrategicError::ListsOfLists => ApiError::unprocessable(),
@@ -101,41 +134,33 @@ impl Request<'_> {
             }
             _ => {
                 let mut object = old.clone();
-                patch::merge(&mut object, patch);
+                patch::merge(&mut object, &patch.patch);
                 Ok(object)
             }
         }
     }
 
-    async fn apply(&self, body: &[u8], dry_run: bool) -> Result<Response<Body>, ApiError> {
+    /// What an apply makes of an object, or of its Scale.
+    fn application(
+        &self,
+        body: &[u8],
+    ) -> Result<impl Fn(Option<&Value>) -> Result<Edited, ApiError> + Send + Sync + '_, ApiError>
+    {
         let Some(manager) = self.query.text("fieldManager") else {
             let cause = Cause::required("fieldManager", "is required for apply patch");
             return Err(options_invalid("PatchOptions", vec![cause]));
         };
         let force = self.query.flag("force") == Some(true);
-        let (config, repeated) = parse_yaml_leniently(body).map_err(|why| {
-            let why = format!("error decoding patch: error converting YAML to JSON: {why}");
-            ApiError::bad_request(why)
-        })?;
-        if !config.is_object() {
-            let why = "error decoding patch: error unmarshaling JSON: while decoding JSON: json: cannot \
-                       unmarshal array into Go value of type map[string]interface {}";
-            return Err(ApiError::bad_request(why));
-        }
-        let (group, version, kind) = self.expected_type();
-        let wanted = json!({"apiVersion": joined(&group, &version), "kind": kind});
-        if patch::kind_title(&config) != patch::kind_title(&wanted) {
-            let given = patch::kind_title(&config);
-            return Err(ApiError::bad_request(format!(
-                "invalid object type: {given}"
-            )));
-        }
-        let config = self.check_type(config)?;
+        let (config, repeated) = self.configuration(body)?;
         let version = self.resource.api_version();
         let now = rfc3339(self.core.now());
         let schema = self.schema();
-        let edit = |old: Option<&Value>| -> Result<Edited, ApiError> {
+        Ok(move |old: Option<&Value>| -> Result<Edited, ApiError> {
             let writer = self.writer(manager, &version, &now);
+            if self.is_scale() {
+                let old = old.ok_or_else(|| self.not_found())?;
+                return self.with_applied_scale(old, &config, writer, force);
+            }
             let schema = schema.as_deref();
             let reset = self.reset_fields();
             let terms = patch::Terms {
@@ -143,14 +168,7 @@ impl Request<'_> {
                 reset,
                 force,
             };
-            let applied =
-                patch::apply(schema, old, &config, terms).map_err(|error| match error {
-                    ApplyError::BadRequest(why) => ApiError::bad_request(why),
-                    ApplyError::NotTyped(why) => ApiError::unknown(why),
-                    ApplyError::Conflict { message, causes } => {
-                        ApiError::apply_conflict(causes, message)
-                    }
-                })?;
+            let applied = patch::apply(schema, old, &config, terms).map_err(not_applied)?;
             let mut object = applied.object;
             if !repeated.is_empty() && self.field_validation()? == FieldValidation::Strict {
                 let why = format!(
@@ -168,7 +186,50 @@ impl Request<'_> {
                 object,
                 owned: true,
             })
-        };
-        self.edit(&edit, true, dry_run).await
+        })
+    }
+
+    /// The configuration that an apply sends, and the keys that came twice.
+    fn configuration(&self, body: &[u8]) -> Result<(Value, Vec<String>), ApiError> {
+        let (config, repeated) = parse_yaml_leniently(body).map_err(|why| {
+            let why = format!("error decoding patch: error converting YAML to JSON: {why}");
+            ApiError::bad_request(why)
+        })?;
+        if !config.is_object() {
+            let why = "error decoding patch: error unmarshaling JSON: while decoding JSON: json: cannot \
+                       unmarshal array into Go value of type map[string]interface {}";
+            return Err(ApiError::bad_request(why));
+        }
+        let (group, version, kind) = self.expected_type();
+        let wanted = json!({"apiVersion": joined(&group, &version), "kind": kind});
+        if patch::kind_title(&config) != patch::kind_title(&wanted) {
+            let given = patch::kind_title(&config);
+            return Err(ApiError::bad_request(format!(
+                "invalid object type: {given}"
+            )));
+        }
+        Ok((self.check_type(config)?, repeated))
+    }
+}
+
+/// The document of a merge patch, and the keys that came twice.
+fn merge_patch(body: &[u8]) -> Result<(Value, Vec<String>), ApiError> {
+    let (patch, repeated) =
+        parse_json(body).map_err(|_| ApiError::bad_request("invalid JSON patch"))?;
+    match &patch {
+        Value::Object(_) => Ok((patch, repeated)),
+        Value::Null => Err(ApiError::bad_request("Invalid JSON Patch")),
+        other => Err(ApiError::bad_request(format!(
+            "error decoding patch: json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+            go_type(other)
+        ))),
+    }
+}
+
+pub(super) fn not_applied(error: ApplyError) -> ApiError {
+    match error {
+        ApplyError::BadRequest(why) => ApiError::bad_request(why),
+        ApplyError::NotTyped(why) => ApiError::unknown(why),
+        ApplyError::Conflict { message, causes } => ApiError::apply_conflict(causes, message),
     }
 }

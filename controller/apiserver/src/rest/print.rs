@@ -50,6 +50,11 @@ impl Request<'_> {
                 Ok(respond(code, syntax, &self.table(&meta, &[value], true)?))
             }
             (Shape::Metadata, outcome) => Ok(raw(code, syntax, only_metadata(self.value(outcome)))),
+            (Shape::MetadataList, _) => Err(ApiError::not_of_that_shape(format!(
+                "you requested PartialObjectMetadataList, but the requested object is not a list (*{}.{})",
+                self.package(),
+                self.resource.kind
+            ))),
             (_, Outcome::Stored(object)) if events::is_renamed(&self.resource) => {
                 Ok(respond(code, syntax, &self.value_of(object)))
             }
@@ -73,7 +78,12 @@ impl Request<'_> {
                 let values: Vec<_> = objects.iter().map(|object| self.value_of(object)).collect();
                 Ok(respond(200, syntax, &self.table(meta, &values, true)?))
             }
-            Shape::Metadata => {
+            Shape::Metadata => Err(ApiError::not_of_that_shape(format!(
+                "you requested PartialObjectMetadata, but the requested object is a list (*{}.{})",
+                self.package(),
+                self.resource.list_kind
+            ))),
+            Shape::MetadataList => {
                 let head = self.resource.head();
                 let mut out = list_head("PartialObjectMetadataList", "meta.k8s.io/v1", meta);
                 for (index, object) in objects.iter().enumerate() {
@@ -131,7 +141,7 @@ impl Request<'_> {
                 serde_json::to_writer(out, &value).expect("a value is serialisable");
             }
             Shape::Full | Shape::Discovery => object.print_at(&head, revision, out),
-            Shape::Metadata => {
+            Shape::Metadata | Shape::MetadataList => {
                 let value = self.event_value(object, revision);
                 out.extend(only_metadata(value));
             }
@@ -172,18 +182,30 @@ impl Request<'_> {
         }
     }
 
+    /// Where the kind's type lives in the real server, for messages that name it.
+    fn package(&self) -> &str {
+        match self.resource.group.split('.').next() {
+            _ if self.resource.custom.is_some() => "unstructured",
+            None | Some("") => "core",
+            Some(first) => first,
+        }
+    }
+
     fn table(&self, meta: &ListMeta, objects: &[Value], columns: bool) -> Result<Value, ApiError> {
         let include = table::Include::parse(self.query.text("includeObject"))?;
         let now = self.core.now();
         let metadata = list_metadata(meta);
-        Ok(table::table(
-            &self.resource,
+        let shown = if self.is_scale() {
+            table::scale_columns()
+        } else {
+            table::columns_of(&self.resource)
+        };
+        let head = table::Head {
             metadata,
-            objects,
-            include,
-            columns,
-            now,
-        ))
+            columns: shown,
+            definitions: columns,
+        };
+        Ok(table::table(&head, objects, include, now))
     }
 }
 

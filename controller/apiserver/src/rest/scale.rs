@@ -1,17 +1,17 @@
 //! The scale subresource: the number of replicas of any workload, as one kind.
 
-use bytes::Bytes;
 use http::Response;
 use serde_json::{Map, Value, json};
 
 use super::Request;
-use super::decode::{parse_json, parse_yaml};
+use super::create::remove;
 use super::print::Outcome;
 use super::update::Edited;
+use crate::clock::rfc3339;
 use crate::error::{ApiError, Cause};
-use crate::http::{Body, ContentType, json as respond};
+use crate::http::Body;
 use crate::kinds::Lookup as _;
-use crate::patch::{self, JsonPatchError};
+use crate::patch::{self, FieldSet, Writer};
 use crate::store::Object;
 
 /// Where a kind keeps what a Scale shows, as JSON pointers.
@@ -30,90 +30,86 @@ impl Request<'_> {
 
     pub(super) fn print_scale(&self, object: &Object) -> Result<Response<Body>, ApiError> {
         let scale = self.scale_of(&object.value(&self.resource.head()))?;
-        Ok(respond(200, self.accept.syntax, &scale))
+        self.print_one(200, &Outcome::Value(scale))
     }
 
-    pub(super) async fn update_scale(&self, body: &Bytes) -> Result<Response<Body>, ApiError> {
-        let wanted = self.decode(body)?;
-        self.edit_scale(&|_| Ok(wanted.clone()), "UpdateOptions")
-            .await
-    }
-
-    pub(super) async fn patch_scale(&self, body: &Bytes) -> Result<Response<Body>, ApiError> {
-        let kind = ContentType::of_patch(self.headers)?;
-        let (change, repeated) = match kind {
-            ContentType::JsonPatch => (Value::Null, Vec::new()),
-            ContentType::ApplyPatch => {
-                (parse_yaml(body).map_err(ApiError::bad_request)?, Vec::new())
-            }
-            _ => parse_json(body).map_err(ApiError::bad_request)?,
+    /// The object with the number of replicas that a Scale asks for; whoever changed it owns it.
+    pub(super) fn with_scale(&self, old: &Value, scale: Value) -> Result<Edited, ApiError> {
+        let (manager, now) = (self.manager(), rfc3339(self.core.now()));
+        let version = self.resource.api_version();
+        let writer = self.writer(&manager, &version, &now);
+        self.check_scale(&scale)?;
+        let (mut object, replicas) = self.scaled(old, &scale)?;
+        let replicas = patch::Replicas {
+            after: replicas.after.filter(|count| *count != 0),
+            ..replicas
         };
-        let edit = |scale: &Value| match kind {
-            ContentType::JsonPatch => patch::json(scale, body).map_err(|error| match error {
-                JsonPatchError::Malformed(why) => ApiError::bad_request(why),
-                JsonPatchError::Failed(_) => ApiError::unprocessable(),
-                JsonPatchError::TooMany(_) => ApiError::too_large(error.to_string()),
-            }),
-            // A Scale has no lists, so the other types do the same to it.
-            _ => {
-                let mut scale = scale.clone();
-                patch::merge(&mut scale, &change);
-                Ok(scale)
-            }
-        };
-        self.warn(repeated);
-        self.edit_scale(&edit, "PatchOptions").await
+        replicas.record_update(&mut object, writer);
+        Ok(Edited {
+            object,
+            owned: true,
+        })
     }
 
-    async fn edit_scale(
+    /// The same by a configuration that is applied.
+    pub(super) fn with_applied_scale(
         &self,
-        edit: &(dyn Fn(&Value) -> Result<Value, ApiError> + Send + Sync),
-        options: &str,
-    ) -> Result<Response<Body>, ApiError> {
-        let dry_run = self.query.dry_run(options)?;
-        let paths = self.scale_paths()?;
-        let edit = |old: Option<&Value>| -> Result<Edited, ApiError> {
-            let old = old.ok_or_else(|| self.not_found())?;
-            let mut scale = edit(&self.scale_of(old)?)?;
-            let replicas = self.scale_replicas(&scale)?;
-            let mut object = old.clone();
-            set(&mut object, &paths.replicas, replicas.into());
-            let revision = scale["metadata"]["resourceVersion"].take();
-            object["metadata"]["resourceVersion"] = revision;
-            Ok(Edited {
-                object,
-                owned: false,
-            })
+        old: &Value,
+        config: &Value,
+        writer: Writer<'_>,
+        force: bool,
+    ) -> Result<Edited, ApiError> {
+        let mut wanted = self.scale_of(old)?;
+        patch::merge(&mut wanted, config);
+        if config["metadata"]["resourceVersion"].is_null() {
+            remove(&mut wanted["metadata"], "resourceVersion");
+        }
+        let (mut object, replicas) = self.scaled(old, &wanted)?;
+        let replicas = patch::Replicas {
+            after: config["spec"]["replicas"].as_i64(),
+            ..replicas
         };
-        let (_, outcome) = self.edit_object(&edit, false, dry_run).await?;
-        let object = match outcome {
-            Outcome::Stored(stored) => self.value_of(&stored),
-            Outcome::Value(value) => value,
-        };
-        Ok(respond(200, self.accept.syntax, &self.scale_of(&object)?))
+        let recorded = replicas.record_apply(&mut object, config, writer, force);
+        recorded.map_err(super::patch::not_applied)?;
+        self.check_scale(&wanted)?;
+        Ok(Edited {
+            object,
+            owned: true,
+        })
     }
 
-    fn scale_replicas(&self, scale: &Value) -> Result<i64, ApiError> {
-        let name = &self.place.name;
-        if scale["metadata"]["name"]
-            .as_str()
-            .is_some_and(|given| given != name)
-        {
-            return Err(ApiError::bad_request(format!(
-                "name in request body ({}) does not match name in URL ({name})",
-                scale["metadata"]["name"].as_str().unwrap_or_default()
-            )));
+    fn scaled(&self, old: &Value, scale: &Value) -> Result<(Value, patch::Replicas), ApiError> {
+        let paths = self.scale_paths()?;
+        let wanted = scale["spec"]["replicas"].as_i64().unwrap_or_default();
+        let before = old.pointer(&paths.replicas).and_then(Value::as_i64);
+        let mut object = old.clone();
+        set(&mut object, &paths.replicas, wanted.into());
+        if let Some(revision) = scale["metadata"]["resourceVersion"].as_str() {
+            object["metadata"]["resourceVersion"] = revision.into();
         }
+        let field: Vec<&str> = paths.replicas.split('/').skip(1).collect();
+        let replicas = patch::Replicas {
+            field: FieldSet::of_fields(&[&field]),
+            before: before.filter(|count| *count != 0),
+            after: Some(wanted),
+        };
+        Ok((object, replicas))
+    }
+
+    fn check_scale(&self, scale: &Value) -> Result<(), ApiError> {
+        let name = &self.place.name;
+        self.check_name(scale)?;
         let replicas = scale["spec"]["replicas"].as_i64().unwrap_or_default();
-        if replicas < 0 {
+        // What a custom kind allows is for its schema to say.
+        if replicas < 0 && self.resource.custom.is_none() {
             let detail = "must be greater than or equal to 0";
             let cause = Cause::invalid("spec.replicas", &json!(replicas), detail);
             return Err(ApiError::invalid("autoscaling", "Scale", name, vec![cause]));
         }
-        Ok(replicas)
+        Ok(())
     }
 
-    fn scale_of(&self, object: &Value) -> Result<Value, ApiError> {
+    pub(super) fn scale_of(&self, object: &Value) -> Result<Value, ApiError> {
         let paths = self.scale_paths()?;
         let number = |pointer: &str| {
             object

@@ -4,9 +4,10 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
-use crate::resource::Resource;
 
 mod columns;
+
+pub(super) use columns::{of as columns_of, of_scale as scale_columns};
 
 /// Which part of each object a row carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +15,14 @@ pub(super) enum Include {
     None,
     Metadata,
     Object,
+}
+
+/// A table without its rows.
+pub(super) struct Head {
+    pub(super) metadata: Value,
+    pub(super) columns: Vec<columns::Filled>,
+    /// Say what the columns are.
+    pub(super) definitions: bool,
 }
 
 /// One column: its definition and how to fill it.
@@ -41,15 +50,8 @@ impl Include {
 }
 
 /// The table of some objects of one resource.
-pub(super) fn table(
-    resource: &Resource,
-    metadata: Value,
-    objects: &[Value],
-    include: Include,
-    definitions: bool,
-    now: Timestamp,
-) -> Value {
-    let columns = columns::of(resource);
+pub(super) fn table(head: &Head, objects: &[Value], include: Include, now: Timestamp) -> Value {
+    let columns = &head.columns;
     let defined: Vec<_> = columns.iter().map(columns::Filled::definition).collect();
     let rows: Vec<_> = objects
         .iter()
@@ -73,8 +75,8 @@ pub(super) fn table(
         })
         .collect();
     json!({
-        "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
-        "columnDefinitions": if definitions { json!(defined) } else { Value::Null },
+        "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": head.metadata,
+        "columnDefinitions": if head.definitions { json!(defined) } else { Value::Null },
         "rows": rows,
     })
 }

@@ -30,13 +30,15 @@ pub(super) struct Edited {
 
 impl Request<'_> {
     pub(super) async fn update(&self, body: Bytes) -> Result<Response<Body>, ApiError> {
-        if self.is_scale() {
-            return self.update_scale(&body).await;
-        }
         let dry_run = self.query.dry_run("UpdateOptions")?;
         let mut object = self.decode(&body)?;
-        self.apply_defaults(&mut object);
-        let edit = |_: Option<&Value>| -> Result<Edited, ApiError> {
+        if !self.is_scale() {
+            self.apply_defaults(&mut object);
+        }
+        let edit = |old: Option<&Value>| -> Result<Edited, ApiError> {
+            if self.is_scale() {
+                return self.with_scale(old.ok_or_else(|| self.not_found())?, object.clone());
+            }
             Ok(Edited {
                 object: object.clone(),
                 owned: false,
@@ -55,6 +57,10 @@ impl Request<'_> {
         dry_run: bool,
     ) -> Result<Response<Body>, ApiError> {
         let (code, outcome) = self.edit_object(edit, creates, dry_run).await?;
+        if self.is_scale() {
+            let scale = self.scale_of(&self.value(&outcome))?;
+            return self.print_one(code, &Outcome::Value(scale));
+        }
         self.print_one(code, &outcome)
     }
 
@@ -184,7 +190,7 @@ impl Request<'_> {
         Ok(())
     }
 
-    fn check_name(&self, object: &Value) -> Result<(), ApiError> {
+    pub(super) fn check_name(&self, object: &Value) -> Result<(), ApiError> {
         let (name, wanted) = (text(object, "name"), &self.place.name);
         if name == wanted {
             return Ok(());
@@ -213,6 +219,7 @@ impl Request<'_> {
         if !owned {
             self.record_fields(Some(old), &mut new);
         }
+        self.warn_of_finalizers(&new, Some(old));
         let ctx = self.ctx(dry_run);
         let strategy = self.strategy();
         strategy.prepare_update(&mut new, old, &ctx)?;

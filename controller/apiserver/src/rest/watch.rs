@@ -151,6 +151,12 @@ impl Request<'_> {
         let initial = self.query.flag("sendInitialEvents");
         let matching = self.query.text("resourceVersionMatch");
         let invalid = |cause| Err(options_invalid("ListOptions", vec![cause]));
+        if self.query.text("continue").is_some() {
+            return invalid(Cause::forbidden(
+                "resourceVersionMatch",
+                "resourceVersionMatch is forbidden when continue is provided",
+            ));
+        }
         match (initial, matching) {
             (None, Some(other)) => {
                 let mut causes = vec![Cause::forbidden(
@@ -325,7 +331,7 @@ impl Session {
             metadata["annotations"] = json!({INITIAL_EVENTS_END: "true"});
         }
         let (kind, version) = match self.accept.shape {
-            Shape::Metadata => (
+            Shape::Metadata | Shape::MetadataList => (
                 "PartialObjectMetadata".to_owned(),
                 "meta.k8s.io/v1".to_owned(),
             ),

@@ -66,6 +66,12 @@ impl Table {
         Arc::clone(slot)
     }
 
+    /// Scopes that somebody watches.
+    #[cfg(test)]
+    pub(super) fn scopes(&self) -> usize {
+        self.slots.len()
+    }
+
     /// A watcher of that scope is gone.
     pub(super) fn release(&mut self, scope: &Scope) {
         if let Some(slot) = self.slots.get(scope)
@@ -109,8 +115,9 @@ impl Table {
                 Some(then) => then.as_ref(),
                 None => self.objects.get(&key),
             };
+            let is_left = range.after.as_ref().is_none_or(|after| key > *after);
             let objects = found
-                .filter(|object| matches(object))
+                .filter(|object| is_left && matches(object))
                 .cloned()
                 .into_iter()
                 .collect();

@@ -399,6 +399,73 @@ async fn a_waiting_watcher_is_woken_by_its_scope_and_no_other() {
 }
 
 #[test]
+fn a_reader_far_behind_gets_each_change_once_in_several_batches() {
+    let store = Store::default();
+    let start = store.revision();
+    let mut watcher = store.watch(&table(), Scope::All, start).unwrap();
+    let mut feed = store.feed(start);
+    let written: Vec<u64> = (0..600)
+        .map(|at| put(&store, &format!("n{at}"), 1))
+        .collect();
+    let mut heard = Vec::new();
+    loop {
+        let batch = watcher.take().unwrap();
+        if batch.events.is_empty() {
+            break;
+        }
+        assert!(batch.events.last().unwrap().revision <= batch.through);
+        heard.extend(batch.events.iter().map(|event| event.revision));
+    }
+    assert_eq!(heard, written);
+    let mut fed = Vec::new();
+    loop {
+        let events = feed.take().unwrap();
+        if events.is_empty() {
+            break;
+        }
+        fed.extend(events.iter().map(|(_, event)| event.revision));
+    }
+    assert_eq!(fed, written);
+}
+
+#[test]
+fn history_is_bounded_in_bytes_too() {
+    let limits = Limits {
+        history_bytes_max: 1,
+        ..Limits::default()
+    };
+    let store = Store::new(limits);
+    let start = store.revision();
+    let mut watcher = store.watch(&table(), Scope::All, start).unwrap();
+    put(&store, "one", 1);
+    // A creation supersedes nothing, so it takes no room.
+    assert_eq!(watcher.take().unwrap().events.len(), 1);
+    put(&store, "one", 2);
+    assert!(
+        watcher.take().is_err(),
+        "what was superseded is more than a byte"
+    );
+}
+
+#[test]
+fn a_scope_that_nobody_watches_any_more_is_forgotten() {
+    let store = Store::default();
+    let scopes = || store.0.state.read().tables[TABLE].scopes();
+    let one = || {
+        store
+            .watch(&table(), Scope::new("a", Some("one")), 0)
+            .unwrap()
+    };
+    let (first, second) = (one(), one());
+    let all = store.watch(&table(), Scope::All, 0).unwrap();
+    assert_eq!(scopes(), 2);
+    drop(first);
+    assert_eq!(scopes(), 2);
+    drop((second, all));
+    assert_eq!(scopes(), 0);
+}
+
+#[test]
 fn a_feed_gives_every_table_in_one_order() {
     let store = Store::default();
     let mut feed = store.feed(store.revision());

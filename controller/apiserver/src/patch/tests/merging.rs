@@ -65,11 +65,33 @@ fn json_patch_runs_every_operation() {
 }
 
 #[test]
+fn json_patch_forgives_what_the_library_of_kubernetes_forgives() {
+    let document = json!({"a": [1]});
+    for (patch, expected) in [
+        (
+            json!([{"op": "replace", "path": "/b", "value": 1}]),
+            json!({"a": [1], "b": 1}),
+        ),
+        (
+            json!([{"op": "add", "path": "/b"}]),
+            json!({"a": [1], "b": null}),
+        ),
+        (Value::Null, document.clone()),
+    ] {
+        let result = json(&document, patch.to_string().as_bytes());
+        assert_eq!(result, Ok(expected), "{patch}");
+    }
+}
+
+#[test]
 fn json_patch_refuses_what_cannot_be_done() {
     let document = json!({"a": [1]});
     let failed = [
         json!([{"op": "remove", "path": "/b"}]),
-        json!([{"op": "replace", "path": "/b", "value": 1}]),
+        json!([{"op": "replace", "path": "/b/c", "value": 1}]),
+        json!([{"op": "replace", "path": "/a/1", "value": 1}]),
+        json!([{"op": "replace", "path": "", "value": 1}]),
+        json!([{"op": "add", "path": "", "value": {}}]),
         json!([{"op": "test", "path": "/a/0", "value": 2}]),
         json!([{"op": "add", "path": "/a/7", "value": 2}]),
         json!([{"op": "add", "path": "/b/c", "value": 2}]),

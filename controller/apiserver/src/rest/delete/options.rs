@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::error::{ApiError, Cause};
 use crate::http::{ContentType, options_invalid};
 use crate::rest::Request;
-use crate::rest::decode::{parse_json, parse_protobuf, parse_yaml};
+use crate::rest::decode::{go_type, parse_json, parse_protobuf, parse_yaml};
 use crate::schema;
 
 #[derive(Debug, Clone, Default)]
@@ -70,6 +70,14 @@ impl Request<'_> {
             ContentType::Protobuf => parse_protobuf(body)?,
             _ => parse_json(body).map_err(ApiError::bad_request)?.0,
         };
+        if !body.is_object() {
+            let found = go_type(&body);
+            return Err(ApiError::bad_request(format!(
+                "couldn't get version/kind; json parse error: json: cannot unmarshal {found} into Go value of type \
+                 struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \
+                 \"json:\\\"kind,omitempty\\\"\" }}"
+            )));
+        }
         let kind = body["kind"].as_str().unwrap_or("DeleteOptions");
         if kind != "DeleteOptions" {
             let version = body["apiVersion"].as_str().unwrap_or_default();

@@ -14,13 +14,13 @@ mod storage;
 mod workloads;
 
 /// A column of a built-in kind, or of a CRD.
-pub(super) enum Filled {
+pub(in crate::rest) enum Filled {
     Builtin(&'static Column),
     Custom(Value),
 }
 
 /// The columns of a resource; name and age where nothing better is known.
-pub(super) fn of(resource: &Resource) -> Vec<Filled> {
+pub(in crate::rest) fn of(resource: &Resource) -> Vec<Filled> {
     let Some(custom) = &resource.custom else {
         let columns = builtin(&resource.group, &resource.kind);
         return columns.iter().map(Filled::Builtin).collect();
@@ -31,6 +31,11 @@ pub(super) fn of(resource: &Resource) -> Vec<Filled> {
     }
     name.chain(custom.printer_columns.iter().cloned().map(Filled::Custom))
         .collect()
+}
+
+/// The columns of the scale subresource of any kind.
+pub(in crate::rest) fn of_scale() -> Vec<Filled> {
+    workloads::SCALE.iter().map(Filled::Builtin).collect()
 }
 
 impl Filled {

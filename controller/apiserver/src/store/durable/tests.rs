@@ -2,10 +2,12 @@
 
 use super::*;
 use crate::store::{Range, Scope};
+use futures::FutureExt as _;
 use parking_lot::{Condvar, Mutex};
 use proptest::prelude::*;
 use serde_json::json;
 use std::io::Error;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A disk in memory that knows what was synced, counts syncs, and can hold one up.
 #[derive(Debug, Clone, Default)]
@@ -16,6 +18,8 @@ struct Device {
     content: Mutex<Content>,
     gate: Mutex<Gate>,
     moved: Condvar,
+    /// No sync succeeds.
+    broken: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -30,6 +34,8 @@ struct Content {
 #[derive(Debug, Default)]
 struct Gate {
     closed: bool,
+    /// Syncs that may pass although it is closed.
+    passes: usize,
     /// A sync is waiting at the gate.
     waiting: bool,
 }
@@ -64,6 +70,16 @@ impl Plug {
 
     fn syncs(&self) -> usize {
         self.0.content.lock().syncs
+    }
+
+    fn set_broken(&self, broken: bool) {
+        self.0.broken.store(broken, Ordering::SeqCst);
+    }
+
+    /// Lets the sync that waits at the gate through, and no other.
+    fn let_one_pass(&self) {
+        self.0.gate.lock().passes = 1;
+        self.0.moved.notify_all();
     }
 
     fn close_gate(&self) {
@@ -110,10 +126,14 @@ impl StorageBackend for Plug {
         let mut gate = self.0.gate.lock();
         gate.waiting = gate.closed;
         self.0.moved.notify_all();
-        while gate.closed {
+        while gate.closed && gate.passes == 0 {
             self.0.moved.wait(&mut gate);
         }
+        gate.passes = 0;
         gate.waiting = false;
+        if self.0.broken.load(Ordering::SeqCst) {
+            return Err(Error::other("the disk is broken"));
+        }
         let mut content = self.0.content.lock();
         content.syncs += 1;
         content.synced = content.current.clone();
@@ -283,6 +303,50 @@ fn each_acknowledged_write_was_synced_and_a_group_shares_its_sync() {
     }
     let syncs = plug.syncs() - before;
     assert!(syncs <= 10, "101 writes took {syncs} syncs");
+}
+
+#[test]
+fn a_disk_that_failed_once_takes_no_more_writes_and_is_read_on() {
+    let plug = Plug::default();
+    let store = open(&plug);
+    block(store.commit(put("a", 1, None))).unwrap();
+    let (before, revision) = (dump(&store), store.revision());
+    let mut watcher = store.watch(&TABLE.into(), Scope::All, revision).unwrap();
+    plug.set_broken(true);
+    let lost = block(store.commit(put("b", 2, None)));
+    assert_eq!(lost.unwrap_err(), Refused::Failed);
+    // What the disk holds by now nobody knows.
+    plug.set_broken(false);
+    let late = block(store.commit(put("c", 3, None)));
+    assert_eq!(late.unwrap_err(), Refused::Failed);
+    assert_eq!((dump(&store), store.revision()), (before, revision));
+    assert!(watcher.take().unwrap().events.is_empty());
+}
+
+#[test]
+fn who_lost_hears_it_only_when_the_winner_can_be_read() {
+    let plug = Plug::default();
+    let store = open(&plug);
+    plug.close_gate();
+    let mut first = Box::pin(store.commit(put("first", 0, None)));
+    assert!(first.as_mut().now_or_never().is_none());
+    plug.await_sync();
+    // These wait behind it, and are the next group.
+    let mut winner = Box::pin(store.commit(put("a", 1, None)));
+    let mut loser = Box::pin(store.commit(put("a", 2, None)));
+    assert!(winner.as_mut().now_or_never().is_none());
+    assert!(loser.as_mut().now_or_never().is_none());
+    plug.let_one_pass();
+    block(first).unwrap();
+    plug.await_sync();
+    assert!(
+        loser.as_mut().now_or_never().is_none(),
+        "nobody can read who won"
+    );
+    plug.open_gate();
+    assert_eq!(block(loser).unwrap_err(), Refused::Exists);
+    assert!(store.read(TABLE, &Key::new("blue", "a")).is_some());
+    block(winner).unwrap();
 }
 
 #[test]

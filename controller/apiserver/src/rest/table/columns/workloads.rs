@@ -80,6 +80,15 @@ pub(super) const DEPLOYMENT: &[Column] = &[
     SELECTOR,
 ];
 
+pub(super) const SCALE: &[Column] = &[
+    Column { format: "", ..NAME },
+    column("Desired", "integer", |o, _| number(&o["spec"]["replicas"])),
+    column("Available", "integer", |o, _| {
+        number(&o["status"]["replicas"])
+    }),
+    AGE,
+];
+
 pub(super) const REPLICA_SET: &[Column] = &[
     NAME,
     column("Desired", "integer", |o, _| number(&o["spec"]["replicas"])),
