@@ -126,9 +126,11 @@ const CASES: &[(&str, Run)] = cases! {
     rights: [
         a_user_without_rights_is_forbidden,
         a_role_grants_what_it_names_and_no_more,
+        a_role_speaks_of_its_own_namespace_too,
         nobody_grants_more_than_they_have,
         reviews_answer_for_others_and_for_oneself,
         a_requested_token_is_reviewed_with_its_audience,
+        a_token_is_bound_to_a_pod_of_its_account,
         a_cluster_role_aggregates_others,
     ],
     lifecycle: [
@@ -158,6 +160,7 @@ const CASES: &[(&str, Run)] = cases! {
     services: [
         a_service_gets_an_address_and_keeps_it,
         a_headless_service_gets_none,
+        what_a_refused_service_asked_for_is_free_again,
         an_invalid_service_names_its_fields,
         slices_refuse_loopback_addresses,
         a_lease_is_renewed_under_its_version,

@@ -5,12 +5,12 @@ use fairlead_tests::wait;
 use k8s_openapi::api::{
     authentication::v1::{TokenRequest, TokenReview},
     authorization::v1::{SelfSubjectAccessReview, SubjectAccessReview},
-    core::v1::{ConfigMap, Secret, ServiceAccount},
+    core::v1::{ConfigMap, Namespace, Pod, Secret, ServiceAccount},
     rbac::v1::{ClusterRole, Role, RoleBinding},
 };
 use kube::{
     Api,
-    api::{ListParams, PostParams},
+    api::{DeleteParams, ListParams, PostParams},
 };
 use serde_json::json;
 
@@ -61,6 +61,30 @@ pub(crate) async fn a_role_grants_what_it_names_and_no_more(case: Case) -> anyho
     let elsewhere = Api::<Secret>::namespaced(client, "default");
     refused(
         elsewhere.list(&ListParams::default()).await,
+        403,
+        "Forbidden",
+    )?;
+    Ok(())
+}
+
+pub(crate) async fn a_role_speaks_of_its_own_namespace_too(case: Case) -> anyhow::Result<()> {
+    grant(
+        &case,
+        "dan",
+        json!([
+            { "apiGroups": [""], "resources": ["namespaces"], "verbs": ["get"] },
+        ]),
+    )
+    .await?;
+    let client = case.cluster.client_as("dan", &["system:authenticated"])?;
+    let namespaces = Api::<Namespace>::all(client);
+    wait::until("the role to count", async || {
+        Ok(namespaces.get(&case.namespace).await)
+    })
+    .await?;
+    refused(namespaces.get("default").await, 403, "Forbidden")?;
+    refused(
+        namespaces.list(&ListParams::default()).await,
         403,
         "Forbidden",
     )?;
@@ -170,6 +194,49 @@ pub(crate) async fn a_requested_token_is_reviewed_with_its_audience(
     let wrong = review("planes").await?;
     ensure!(wrong.authenticated != Some(true));
     Ok(())
+}
+
+pub(crate) async fn a_token_is_bound_to_a_pod_of_its_account(case: Case) -> anyhow::Result<()> {
+    let accounts = case.api::<ServiceAccount>();
+    for name in ["robot", "other"] {
+        let account = object(json!({ "metadata": { "name": name } }))?;
+        accounts.create(&PostParams::default(), &account).await?;
+    }
+    let pod: Pod = object(json!({
+        "metadata": { "name": "one" },
+        "spec": { "serviceAccountName": "robot", "containers": [ { "name": "a", "image": "a" } ] },
+    }))?;
+    case.api().create(&PostParams::default(), &pod).await?;
+    let bound = json!({ "spec": { "audiences": [], "boundObjectRef": {
+        "apiVersion": "v1", "kind": "Pod", "name": "one",
+    } } });
+    let request: TokenRequest = object(bound)?;
+    let by = PostParams::default();
+    let foreign = accounts.create_token_request("other", &by, &request).await;
+    let status = refused(foreign, 400, "BadRequest")?;
+    ensure!(
+        status.message.contains("different serviceaccount name"),
+        "{}",
+        status.message
+    );
+    let own = accounts
+        .create_token_request("robot", &by, &request)
+        .await?;
+    let token = own.status.context("a token")?.token;
+    let review: TokenReview = object(json!({ "metadata": {}, "spec": { "token": token } }))?;
+    let reviews = Api::<TokenReview>::all(case.client());
+    let status = reviews.create(&by, &review).await?.status;
+    same!(status.and_then(|status| status.authenticated), Some(true));
+    // The token ends with its pod.
+    let pods = case.api::<Pod>();
+    pods.delete("one", &DeleteParams::default().grace_period(0))
+        .await?;
+    wait::until("the token to end", async || {
+        let status = reviews.create(&by, &review).await?.status;
+        let counts = status.and_then(|status| status.authenticated) == Some(true);
+        Ok(if counts { Err("it counts") } else { Ok(()) })
+    })
+    .await
 }
 
 pub(crate) async fn a_cluster_role_aggregates_others(case: Case) -> anyhow::Result<()> {

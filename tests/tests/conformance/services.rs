@@ -7,7 +7,7 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
     events::v1::Event as NewEvent,
 };
-use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use crate::{
@@ -60,6 +60,67 @@ pub(crate) async fn a_headless_service_gets_none(case: Case) -> anyhow::Result<(
         made.spec.and_then(|spec| spec.cluster_ips),
         Some(vec!["None".to_owned()])
     );
+    Ok(())
+}
+
+pub(crate) async fn what_a_refused_service_asked_for_is_free_again(
+    case: Case,
+) -> anyhow::Result<()> {
+    let api = case.api::<Service>();
+    // Below what is given out unasked, and no other case's.
+    let wish = |name: &str, port: u16| {
+        object::<Service>(json!({
+            "metadata": { "name": name },
+            "spec": {
+                "type": "NodePort", "clusterIP": "10.96.0.77",
+                "ports": [ { "port": port, "nodePort": 30077 } ],
+            },
+        }))
+    };
+    let dry = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    api.create(&dry, &wish("dry", 80)?).await?;
+    let wrong = api.create(&PostParams::default(), &wish("wrong", 0)?).await;
+    refused(wrong, 422, "Invalid")?;
+    api.create(&PostParams::default(), &wish("one", 80)?)
+        .await?;
+    let second = api.create(&PostParams::default(), &wish("two", 80)?).await;
+    let status = refused(second, 422, "Invalid")?;
+    ensure!(
+        status.message.contains("provided IP is already allocated"),
+        "{}",
+        status.message
+    );
+    let mut third = wish("three", 80)?;
+    let spec = third.spec.as_mut().context("a spec")?;
+    spec.cluster_ip = None;
+    let status = refused(
+        api.create(&PostParams::default(), &third).await,
+        422,
+        "Invalid",
+    )?;
+    let port = (
+        "FieldValueInvalid".to_owned(),
+        "spec.ports[0].nodePort".to_owned(),
+    );
+    same!(causes(&status), [port]);
+    // A write that is refused leaves what its Service holds.
+    let bad = json!({ "spec": { "ports": [ { "port": 80, "nodePort": 1 } ] } });
+    let result = api
+        .patch("one", &PatchParams::default(), &Patch::Merge(&bad))
+        .await;
+    refused(result, 422, "Invalid")?;
+    let status = refused(
+        api.create(&PostParams::default(), &third).await,
+        422,
+        "Invalid",
+    )?;
+    ensure!(status.message.contains("30077"), "{}", status.message);
+    api.delete("one", &DeleteParams::default()).await?;
+    api.create(&PostParams::default(), &wish("two", 80)?)
+        .await?;
     Ok(())
 }
 

@@ -391,6 +391,43 @@ async fn a_deletion_that_was_asked_for_before_a_restart_is_carried_out_after_it(
 }
 
 #[tokio::test]
+async fn what_a_service_holds_it_holds_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = async || {
+        let builder = ApiServer::builder().data_dir(folder.path()).durable(true);
+        builder
+            .controllers(Controllers::NONE)
+            .build()
+            .await
+            .unwrap()
+    };
+    let wish = |name: &str, ip: Option<&str>, port: Option<u16>| -> Service {
+        of(json!({
+            "metadata": {"name": name},
+            "spec": {"type": "NodePort", "clusterIP": ip, "ports": [{"port": 80, "nodePort": port}]},
+        }))
+    };
+    let (ip, port) = ("10.96.0.7", 30_007);
+    let server = start().await;
+    let services: Api<Service> = Api::namespaced(server.client(), "default");
+    let first = wish("first", Some(ip), Some(port));
+    services
+        .create(&PostParams::default(), &first)
+        .await
+        .unwrap();
+    server.shutdown().await;
+    let server = start().await;
+    let services: Api<Service> = Api::namespaced(server.client(), "default");
+    for taken in [
+        wish("second", Some(ip), None),
+        wish("second", None, Some(port)),
+    ] {
+        let refused = services.create(&PostParams::default(), &taken).await;
+        assert_eq!(code(refused.unwrap_err()), 422);
+    }
+}
+
+#[tokio::test]
 async fn an_owner_of_a_kind_that_comes_later_is_looked_for_then() {
     let server = server().await;
     let client = server.client();

@@ -143,6 +143,78 @@ async fn an_eviction_keeps_to_the_disruption_budget() {
 }
 
 #[tokio::test]
+async fn a_budget_is_asked_for_ready_pods_when_it_is_up_to_date() {
+    let server = server().await;
+    let client = server.client();
+    let pods = running_pods(&client, &["a", "b", "c"]).await;
+    let budgets: Api<PodDisruptionBudget> = Api::namespaced(client, "default");
+    let budget = |name: &str| {
+        json!({
+            "metadata": {"name": name},
+            "spec": {"minAvailable": 2, "selector": {"matchLabels": {"app": "web"}}},
+        })
+    };
+    create(&budgets, budget("web")).await;
+    let allow = async |generation: i64| {
+        let seen = json!({"status": {
+            "observedGeneration": generation, "disruptionsAllowed": 1, "currentHealthy": 3,
+            "desiredHealthy": 2, "expectedPods": 3,
+        }});
+        let patch = Patch::Merge(&seen);
+        budgets
+            .patch_status("web", &PatchParams::default(), &patch)
+            .await
+            .unwrap();
+    };
+    let allowed = async || {
+        budgets
+            .get("web")
+            .await
+            .unwrap()
+            .status
+            .unwrap()
+            .disruptions_allowed
+    };
+    allow(1).await;
+    let dry = EvictParams {
+        post_options: PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        },
+        ..EvictParams::default()
+    };
+    pods.evict("a", &dry).await.unwrap();
+    assert!(pods.get("a").await.is_ok(), "a dry run evicts nobody");
+    assert_eq!(allowed().await, Some(1), "nor does it count");
+
+    let more = Patch::Merge(json!({"spec": {"minAvailable": 3}}));
+    budgets
+        .patch("web", &PatchParams::default(), &more)
+        .await
+        .unwrap();
+    let stale = pods.evict("a", &EvictParams::default()).await.unwrap_err();
+    assert_eq!(status(stale).0, 429, "nobody has judged the new budget yet");
+    allow(2).await;
+
+    let unready = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
+    pods.patch_status("b", &PatchParams::default(), &Patch::Merge(&unready))
+        .await
+        .unwrap();
+    pods.evict("b", &EvictParams::default()).await.unwrap();
+    assert_eq!(
+        allowed().await,
+        Some(1),
+        "a pod that serves nobody disrupts nobody"
+    );
+
+    create(&budgets, budget("second")).await;
+    let torn = pods.evict("a", &EvictParams::default()).await.unwrap_err();
+    let (code, text) = status(torn);
+    assert_eq!(code, 500);
+    assert!(text.contains("more than one PodDisruptionBudget"), "{text}");
+}
+
+#[tokio::test]
 async fn a_pod_is_bound_once() {
     let server = server().await;
     let client = server.client();

@@ -45,6 +45,43 @@ fn a_plain_service_gets_an_address_and_the_defaults() {
 }
 
 #[test]
+fn a_full_range_gives_nothing_out_until_something_comes_back() {
+    let mut bench = Bench::new();
+    bench.settings.service_cidrs = vec!["10.0.0.0/28".parse().unwrap()];
+    bench.settings.node_ports = (30_000, 30_003);
+    let wish = |name: &str| named(name, json!({"type": "NodePort", "ports": [{"port": 1}]}));
+    let made: Vec<Value> = (0..4)
+        .map(|at| bench.create("services", wish(&format!("s{at}"))).unwrap())
+        .collect();
+    let each = |pointer: &str| {
+        let values = made
+            .iter()
+            .map(|service| service.pointer(pointer).unwrap().to_string());
+        values.collect::<std::collections::BTreeSet<_>>().len()
+    };
+    assert_eq!(
+        (each("/spec/clusterIP"), each("/spec/ports/0/nodePort")),
+        (4, 4)
+    );
+    assert!(bench.create("services", wish("late")).is_err());
+    bench.delete("services", &made[2]);
+    let late = bench.create("services", wish("late")).unwrap();
+    assert_eq!(
+        late["spec"]["ports"][0]["nodePort"],
+        made[2]["spec"]["ports"][0]["nodePort"]
+    );
+    let plain = |at: usize| named(&format!("p{at}"), json!({"ports": [{"port": 1}]}));
+    let more: Vec<_> = (0..14)
+        .map(|at| bench.create("services", plain(at)))
+        .collect();
+    assert_eq!(
+        more.iter().filter(|made| made.is_ok()).count(),
+        10,
+        "of 14 addresses"
+    );
+}
+
+#[test]
 fn addresses_are_unique_and_come_back() {
     let bench = Bench::new();
     let ports = json!({"ports": [{"port": 80}], "clusterIP": "10.96.0.7"});
