@@ -14,25 +14,29 @@ pub use handed::Source;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
 use fairlead_api::{
     conditions::{self, Wanted, kind, reason},
-    proxy::{ProxyGroupStatus, ProxyStatus, Refusal},
+    proxy::{ProxyGroup, ProxyGroupStatus, ProxyStatus, Refusal},
 };
 use fairlead_config::{
     name::{MemberName, ServiceName},
     xds::proto::{
         core::{AddressKind, Port},
         fairlead::{ProxyState, Verdict, VerdictKind},
-        load_stats::LoadStatsRequest,
+        load_stats::{LoadStatsRequest, LoadStatsResponse},
     },
 };
 use fairlead_runtime::clock::Tick;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::world::{Load, ServiceKey};
+use crate::{
+    board::Board,
+    world::{GroupName, Load, ServiceKey},
+};
 
 /// A proxy: its group, and its node id in it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,6 +92,17 @@ pub struct EndpointVerdict {
     pub kind: VerdictKind,
     /// Why.
     pub reason: String,
+}
+
+/// What was heard of proxies, as statuses need it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Gathered {
+    /// Of services.
+    pub loads: Vec<(ServiceKey, BTreeMap<MemberName, Load>)>,
+    /// Of the same services.
+    pub refusals: Vec<(ServiceKey, Vec<String>)>,
+    /// Groups whose proxies came, went or moved on.
+    pub groups: BTreeSet<String>,
 }
 
 impl Fleet {
@@ -152,7 +167,8 @@ impl Fleet {
         true
     }
 
-    /// It reported. The first report of a stream replaces all that was known.
+    /// It reported. The first report of a stream replaces all that was known; one that only names
+    /// the proxy leaves that unknown until the next.
     pub fn reported(
         &mut self,
         id: &ProxyId,
@@ -165,7 +181,11 @@ impl Fleet {
         if proxy.reported.is_none() || first {
             self.dirty_groups.insert(id.group.clone());
         }
-        proxy.reported = Some((now, time.clone()));
+        let names_only = first
+            && report.proxy.is_none()
+            && report.cluster_stats.is_empty()
+            && report.verdicts.is_empty();
+        proxy.reported = (!names_only).then(|| (now, time.clone()));
         proxy.expected = None;
         if let Some(state) = &report.proxy {
             if !state.version.is_empty() && proxy.version != state.version {
@@ -263,6 +283,52 @@ impl Fleet {
             services.extend(urgent);
         }
         (std::mem::take(&mut self.dirty_groups), services)
+    }
+
+    /// An earlier leader knew the proxies in these statuses: other replicas will hand them on.
+    pub fn expect_all(&mut self, groups: &BTreeMap<GroupName, Arc<ProxyGroup>>, now: Tick) {
+        for (name, group) in groups {
+            let status = group.status.iter();
+            let proxies = status.flat_map(|status| &status.proxies);
+            for proxy in proxies.filter(|proxy| proxy.connected) {
+                let id = ProxyId {
+                    group: name.to_string(),
+                    node: proxy.id.clone(),
+                };
+                self.expect(&id, &proxy.version, now);
+            }
+        }
+    }
+
+    /// What statuses have to be decided anew by, of all that was heard since the last call.
+    /// `published` is what the board told each group then.
+    pub fn gather(
+        &mut self,
+        board: &Board,
+        published: &mut BTreeMap<String, String>,
+        now: Tick,
+    ) -> Gathered {
+        let hashes = board.hashes();
+        self.sweep(now);
+        for (group, hash) in &hashes {
+            if published.get(group) != Some(hash) {
+                self.touch(group);
+            }
+        }
+        *published = hashes;
+        let (groups, services) = self.take_dirty(&board.watched_services(), now);
+        let loads = services.iter().map(|key| {
+            let loads = self.loads(key, |group| board.serves(group, key), now);
+            (key.clone(), loads)
+        });
+        Gathered {
+            loads: loads.collect(),
+            refusals: services
+                .iter()
+                .map(|key| (key.clone(), self.refusals(key)))
+                .collect(),
+            groups,
+        }
     }
 
     /// What all proxies say of a service, by member. `serves` tells the groups that serve it: only
@@ -456,6 +522,30 @@ impl Proxy {
             refused: self.refused.clone(),
         }
     }
+}
+
+/// What is wanted of a proxy's reports: everything every ten seconds, and what is `watched` every
+/// second.
+pub fn wanted_reports(watched: &BTreeSet<String>) -> LoadStatsResponse {
+    LoadStatsResponse {
+        clusters: Vec::new(),
+        load_reporting_interval: Some(fairlead_config::xds::proto::Duration {
+            seconds: 10,
+            nanos: 0,
+        }),
+        report_endpoint_granularity: false,
+        send_all_clusters: true,
+        watched: watched.iter().cloned().collect(),
+    }
+}
+
+/// The fields of a group's status that are decided from its proxies, for a patch.
+pub fn without_ports(status: &ProxyGroupStatus) -> Option<serde_json::Value> {
+    let mut fields = serde_json::to_value(status).ok()?;
+    let map = fields.as_object_mut()?;
+    map.remove("frontends");
+    map.remove("frontendCount");
+    Some(fields)
 }
 
 fn key_of(service: &ServiceName) -> ServiceKey {

@@ -17,7 +17,7 @@ mod identities;
 mod metrics;
 mod pages;
 mod relayed;
-pub(crate) mod reports;
+pub mod reports;
 pub(crate) mod server;
 mod streams;
 #[cfg(test)]
@@ -50,7 +50,7 @@ use crate::{
     authority::{self, Authority},
     board::Board,
     epoch::{Epoch, Life},
-    fleet::Fleet,
+    fleet::{Fleet, Gathered},
     join::{ApiServer, io::Registrar},
     leader,
     plan::Report,
@@ -557,30 +557,14 @@ async fn gather(
         let now = clock.now();
         let commands = {
             let board = shared.board.read();
-            let hashes = board.hashes();
-            let mut fleet = fleet.lock();
-            fleet.sweep(now);
-            for (group, hash) in &hashes {
-                if published.get(group) != Some(hash) {
-                    fleet.touch(group);
-                }
-            }
-            published = hashes;
-            let (groups, services) = fleet.take_dirty(&board.watched_services(), now);
-            let loads = services.iter().map(|key| {
-                let loads = fleet.loads(key, |group| board.serves(group, key), now);
-                (key.clone(), loads)
-            });
-            let loads = Command::Loads(loads.collect());
-            let refusals = services
-                .iter()
-                .map(|key| (key.clone(), fleet.refusals(key)));
-            let refusals = Command::Refusals(refusals.collect());
-            (!services.is_empty() || !groups.is_empty()).then_some([
-                loads,
-                refusals,
-                Command::Groups(groups),
-            ])
+            let gathered = fleet.lock().gather(&board, &mut published, now);
+            (gathered != Gathered::default()).then(|| {
+                [
+                    Command::Loads(gathered.loads),
+                    Command::Refusals(gathered.refusals),
+                    Command::Groups(gathered.groups),
+                ]
+            })
         };
         for command in commands.into_iter().flatten() {
             if engine.send(command).await.is_err() {

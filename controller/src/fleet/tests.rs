@@ -78,6 +78,22 @@ fn sessions_add_up_and_are_unknown_while_a_live_proxy_is_silent() {
 }
 
 #[test]
+fn sessions_are_unknown_from_the_beginning_of_a_stream_to_its_first_report() {
+    let mut fleet = Fleet::default();
+    fleet.connected(&id("p1"), "0.1.0");
+    fleet.connected(&id("p2"), "0.1.0");
+    for proxy in ["p1", "p2"] {
+        fleet.reported(&id(proxy), &report(3, &[]), true, at(0), &time(0));
+    }
+    assert_eq!(load(&fleet, 1).active, Some(6));
+    let name = LoadStatsRequest::default();
+    fleet.reported(&id("p1"), &name, true, at(1), &time(1));
+    assert_eq!(load(&fleet, 1).active, None, "three are not all there is");
+    fleet.reported(&id("p1"), &report(2, &[]), false, at(2), &time(2));
+    assert_eq!(load(&fleet, 2).active, Some(5));
+}
+
+#[test]
 fn verdicts_are_counted_and_the_first_report_of_a_stream_replaces_them() {
     let mut fleet = Fleet::default();
     let bad = VerdictKind::ProbeFailed;

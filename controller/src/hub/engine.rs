@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use fairlead_api::{labels, member::MemberReportSpec, proxy::ProxyGroupStatus};
+use fairlead_api::{labels, member::MemberReportSpec};
 use fairlead_config::name::MemberName;
 use fairlead_runtime::clock::{Clock, Tick};
 use parking_lot::{Mutex, RwLock};
@@ -33,7 +33,7 @@ use super::{
 use crate::{
     board::Board,
     epoch::Epoch,
-    fleet::{Fleet, ProxyId},
+    fleet::{self, Fleet},
     leader::io::Leadership,
     members::{Heartbeats, MASS_MIN},
     plan::{self, Report},
@@ -433,7 +433,7 @@ impl Engine {
             Some(Write::GroupProxies {
                 name: name.clone(),
                 version: 0,
-                status: group_fields(&new)?,
+                status: fleet::without_ports(&new)?,
             })
         });
         known.collect()
@@ -531,7 +531,8 @@ impl Engine {
                 self.heartbeats
                     .join(name.clone(), verdict_of(&known.status), now);
             }
-            self.expect_proxies(now);
+            // Other replicas will hand them on.
+            self.fleet.lock().expect_all(self.world.groups(), now);
             self.hurry();
         }
         self.led = leads;
@@ -551,22 +552,6 @@ impl Engine {
         if now >= self.next_part && self.may_plan() {
             self.next_part = now.after(TICK);
             self.decide_a_part().await;
-        }
-    }
-
-    /// Proxies that the leader before knew of: other replicas will hand them on.
-    fn expect_proxies(&self, now: Tick) {
-        let mut fleet = self.fleet.lock();
-        for (name, group) in self.world.groups() {
-            let status = group.status.iter();
-            let proxies = status.flat_map(|status| &status.proxies);
-            for proxy in proxies.filter(|proxy| proxy.connected) {
-                let id = ProxyId {
-                    group: name.to_string(),
-                    node: proxy.id.clone(),
-                };
-                fleet.expect(&id, &proxy.version, now);
-            }
         }
     }
 
@@ -619,14 +604,6 @@ async fn until(at: Option<Instant>) {
 }
 
 /// What the proxies' field manager owns of a group's status.
-fn group_fields(status: &ProxyGroupStatus) -> Option<serde_json::Value> {
-    let mut fields = serde_json::to_value(status).ok()?;
-    let map = fields.as_object_mut()?;
-    map.remove("frontends");
-    map.remove("frontendCount");
-    Some(fields)
-}
-
 /// How long a change waits for others: DESIGN's 10 to 50 ms.
 const WINDOW: Duration = Duration::from_millis(15);
 /// How often heartbeats are judged.

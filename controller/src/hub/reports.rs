@@ -19,7 +19,7 @@ use crate::{
 
 /// The fleet as this replica hears of it; clones share it.
 #[derive(Clone)]
-pub(crate) struct Reports {
+pub struct Reports {
     fleet: Arc<Mutex<Fleet>>,
     here: Arc<Mutex<Here>>,
     news: broadcast::Sender<LoadStatsRequest>,
@@ -30,7 +30,8 @@ pub(crate) struct Reports {
 type Here = BTreeMap<ProxyId, [u32; 2]>;
 
 impl Reports {
-    pub(crate) fn new(fleet: Arc<Mutex<Fleet>>, clock: Clock) -> Self {
+    /// Of proxies that are heard of in `fleet`.
+    pub fn new(fleet: Arc<Mutex<Fleet>>, clock: Clock) -> Self {
         Self {
             fleet,
             here: Arc::default(),
@@ -40,7 +41,7 @@ impl Reports {
     }
 
     /// A proxy opened its configuration stream.
-    pub(crate) fn connected(&self, id: &ProxyId, version: &str) {
+    pub fn connected(&self, id: &ProxyId, version: &str) {
         let mut here = self.here.lock();
         here.entry(id.clone()).or_default()[0] += 1;
         self.fleet.lock().connected(id, version);
@@ -48,7 +49,7 @@ impl Reports {
     }
 
     /// It closed it.
-    pub(crate) fn disconnected(&self, id: &ProxyId) {
+    pub fn disconnected(&self, id: &ProxyId) {
         let mut here = self.here.lock();
         let connected = leave(&mut here, id, 0);
         self.fleet.lock().disconnected(id, self.clock.now());
@@ -56,7 +57,7 @@ impl Reports {
     }
 
     /// It answered an update.
-    pub(crate) fn answered(
+    pub fn answered(
         &self,
         id: &ProxyId,
         applied: Option<&str>,
@@ -72,17 +73,17 @@ impl Reports {
     }
 
     /// It opened a stream of reports.
-    pub(crate) fn reports(&self, id: &ProxyId) {
+    pub fn reports(&self, id: &ProxyId) {
         self.here.lock().entry(id.clone()).or_default()[1] += 1;
     }
 
     /// It closed it.
-    pub(crate) fn reports_no_more(&self, id: &ProxyId) {
+    pub fn reports_no_more(&self, id: &ProxyId) {
         leave(&mut self.here.lock(), id, 1);
     }
 
     /// It reported; the first report of a stream holds everything.
-    pub(crate) fn reported(&self, id: &ProxyId, report: &LoadStatsRequest, first: bool) {
+    pub fn reported(&self, id: &ProxyId, report: &LoadStatsRequest, first: bool) {
         let here = self.here.lock();
         let (now, time) = (self.clock.now(), time::time(&self.clock));
         let mut fleet = self.fleet.lock();
@@ -104,7 +105,7 @@ impl Reports {
     }
 
     /// Everything known of the proxies that are here, and from then on the news.
-    pub(crate) fn hand_on(&self) -> (Vec<LoadStatsRequest>, broadcast::Receiver<LoadStatsRequest>) {
+    pub fn hand_on(&self) -> (Vec<LoadStatsRequest>, broadcast::Receiver<LoadStatsRequest>) {
         let here = self.here.lock();
         let fleet = self.fleet.lock();
         let all = here
@@ -114,14 +115,14 @@ impl Reports {
     }
 
     /// Takes what another replica hands on.
-    pub(crate) fn take_handed(&self, source: &mut Source, message: &LoadStatsRequest) {
+    pub fn take_handed(&self, source: &mut Source, message: &LoadStatsRequest) {
         let (now, time) = (self.clock.now(), time::time(&self.clock));
         let mut fleet = self.fleet.lock();
         fleet.take_handed(source, message, now, &time);
     }
 
     /// It hands on no more.
-    pub(crate) fn end_handed(&self, source: Source) {
+    pub fn end_handed(&self, source: Source) {
         self.fleet.lock().end_handed(source, self.clock.now());
     }
 

@@ -1,6 +1,6 @@
 //! Why sessions of a service go where they go, for people.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use fairlead_config::name::ServiceName;
 use fairlead_runtime::clock::Tick;
@@ -12,7 +12,7 @@ use crate::{
         tiers::{ONE, TierShare},
     },
     health::verdict::{Cause, Probed, Reason, Verdict},
-    registry::{RAMP_FULL, Row, ServiceState},
+    registry::{EndpointState, RAMP_FULL, Row, ServiceState},
     view::{Entry, MemberView},
 };
 
@@ -127,6 +127,14 @@ impl Directory {
     /// Every service with its members and endpoints, as they are numbered.
     pub fn rows(&self) -> impl Iterator<Item = &Row> {
         self.registry.services()
+    }
+
+    /// The removed endpoints of a service that still have sessions, or have just lost the last.
+    pub fn leaving(
+        &self,
+        service: &Arc<ServiceState>,
+    ) -> impl Iterator<Item = &Arc<EndpointState>> {
+        self.registry.leaving_of(service)
     }
 
     /// The grounds of the verdict on an endpoint of a service.

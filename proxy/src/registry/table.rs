@@ -186,16 +186,23 @@ impl Registry {
         self.leaving.len()
     }
 
-    /// The state of a member; the one that a removed endpoint still has, where there is one.
-    fn member(&self, service: &Arc<ServiceState>, name: &MemberName) -> Arc<MemberState> {
+    /// The removed endpoints of a service that something still holds.
+    pub fn leaving_of(
+        &self,
+        service: &Arc<ServiceState>,
+    ) -> impl Iterator<Item = &Arc<EndpointState>> {
         let first = (service.id, hash::Identity(0));
         let last = (service.id, hash::Identity(u64::MAX));
-        let known = self
-            .leaving
-            .range(first..=last)
-            .map(|(_, endpoint)| &endpoint.member)
-            // A new service may have the number of an old one that is still leaving.
-            .find(|member| member.name == *name && Arc::ptr_eq(&member.service, service));
+        let all = self.leaving.range(first..=last);
+        // A new service may have the number of an old one that is still leaving.
+        all.map(|(_, endpoint)| endpoint)
+            .filter(move |endpoint| Arc::ptr_eq(&endpoint.member.service, service))
+    }
+
+    /// The state of a member; the one that a removed endpoint still has, where there is one.
+    fn member(&self, service: &Arc<ServiceState>, name: &MemberName) -> Arc<MemberState> {
+        let known = self.leaving_of(service).map(|endpoint| &endpoint.member);
+        let known = { known }.find(|member| member.name == *name);
         known
             .cloned()
             .unwrap_or_else(|| Arc::new(MemberState::new(name.clone(), service.clone())))

@@ -112,8 +112,8 @@ struct Wanted {
 #[derive(Debug, Default)]
 struct LastService {
     at: Tick,
-    /// The members that were reported on this stream.
-    told: BTreeSet<MemberName>,
+    /// The members that were reported on this stream, with the sessions and flows that they had.
+    told: BTreeMap<MemberName, u64>,
     dropped: u64,
     endpoints: BTreeMap<(MemberName, SocketAddr), LastEndpoint>,
 }
@@ -202,7 +202,7 @@ impl Reporter {
             let news = load
                 .members
                 .iter()
-                .any(|it| !last.told.contains(&it.member));
+                .any(|it| !last.told.contains_key(&it.member));
             let detail = match () {
                 () if watched && watched_due => Some(Detail::Everything),
                 () if all_due && wanted.endpoints => Some(Detail::Changed),
@@ -305,6 +305,7 @@ impl LastService {
             let member_stats = self.member_stats(member, detail, load.datagrams);
             stats.upstream_locality_stats.extend(member_stats);
         }
+        stats.upstream_locality_stats.extend(self.gone(load));
         (self.at, self.dropped) = (now, load.dropped);
         let silent = stats.upstream_locality_stats.is_empty() && dropped == 0;
         (!silent).then_some(stats)
@@ -321,8 +322,7 @@ impl LastService {
             priority: load.tier,
             ..UpstreamLocalityStats::default()
         };
-        let first = self.told.insert(load.member.clone());
-        let mut changed = first || detail == Detail::Everything;
+        let mut changed = detail == Detail::Everything;
         for endpoint in &load.endpoints {
             let row = self.row(&load.member, endpoint.addr);
             let sessions = u64::from(endpoint.sessions.wrapping_sub(row.sessions));
@@ -352,7 +352,25 @@ impl LastService {
                 });
             }
         }
+        // Also what an endpoint that is gone took along.
+        let active = stats.total_requests_in_progress;
+        let told = self.told.insert(load.member.clone(), active);
+        changed |= told != Some(active);
         changed.then_some(stats)
+    }
+
+    /// Members that are not there any more: nothing is live on them.
+    fn gone(&mut self, load: &ServiceLoad) -> Vec<UpstreamLocalityStats> {
+        let is_gone =
+            |member: &MemberName| !load.members.iter().any(|there| there.member == *member);
+        let gone = self.told.extract_if(.., |member, _| is_gone(member));
+        let stats =
+            gone.filter(|(_, active)| *active > 0)
+                .map(|(member, _)| UpstreamLocalityStats {
+                    locality: Some(member_locality(&member)),
+                    ..UpstreamLocalityStats::default()
+                });
+        stats.collect()
     }
 
     fn row(&mut self, member: &MemberName, addr: SocketAddr) -> &mut LastEndpoint {

@@ -14,7 +14,12 @@ use fairlead_config::{
 };
 
 use super::{EndpointLoad, MemberLoad, Sample, ServiceLoad};
-use crate::{directory::Directory, health::verdict::Reason, registry::ServiceState, view::Entry};
+use crate::{
+    directory::Directory,
+    health::verdict::Reason,
+    registry::{EndpointState, ServiceState},
+    view::Entry,
+};
 
 /// Reads all services. O(endpoints), without a lock.
 pub fn sample(
@@ -51,7 +56,21 @@ pub fn sample(
                 endpoints,
             }
         });
-        let members: Vec<_> = members.collect();
+        let mut members: Vec<_> = members.collect();
+        for endpoint in directory.leaving(&row.state) {
+            let name = &endpoint.member.name;
+            let place = members.iter().position(|it| it.member == *name);
+            let place = place.unwrap_or_else(|| {
+                members.push(MemberLoad {
+                    tier: tiers.get(name).copied().unwrap_or_default(),
+                    member: name.clone(),
+                    endpoints: Vec::new(),
+                });
+                members.len() - 1
+            });
+            let load = load_of(endpoint, Reason::Removed);
+            members[place].endpoints.push(load);
+        }
         let counts = members.iter().map(|member| member.endpoints.len() as u64);
         endpoints += counts.sum::<u64>();
         services.push(ServiceLoad {
@@ -74,11 +93,13 @@ pub fn sample(
 }
 
 fn endpoint_load(directory: &Directory, service: &ServiceState, entry: &Entry) -> EndpointLoad {
-    let state = &entry.state;
+    load_of(&entry.state, directory.grounds(service, entry))
+}
+
+fn load_of(state: &EndpointState, grounds: Reason) -> EndpointLoad {
     let counts = &state.counts;
     let failures = [&counts.refused, &counts.timed_out, &counts.reset];
     let failed = failures.iter().map(|count| count.load(Relaxed));
-    let grounds = directory.grounds(service, entry);
     let verdict = kind(grounds);
     EndpointLoad {
         addr: state.addr,

@@ -59,6 +59,51 @@ fn wants(watched: &[&str], endpoints: bool) -> LoadStatsResponse {
     }
 }
 
+#[test]
+fn what_is_live_on_an_endpoint_counts_until_it_ends_though_the_endpoint_is_gone() {
+    let mut fixture = crate::testing::services::service("eu-1:2 eu-2:1").build();
+    let endpoints = fixture.endpoints();
+    let (first, last) = (endpoints[0].begin(), endpoints[2].begin());
+    let name = fixture.name.clone();
+    fixture.apply(vec![fairlead_config::snapshot::Change::Endpoints(
+        name,
+        Vec::new(),
+    )]);
+    drop(endpoints);
+    let live = |fixture: &crate::testing::services::Fixture| {
+        let time = std::time::SystemTime::UNIX_EPOCH;
+        let state = ProxyState::default();
+        let sample = super::sample(&fixture.directory, &fixture.snapshot, state, time);
+        let members = sample.services[0].members.iter();
+        let live = |it: &MemberLoad| it.endpoints.iter().map(|row| row.active).sum();
+        members.map(live).collect::<Vec<u32>>()
+    };
+    assert_eq!(live(&fixture), [1, 1]);
+    drop(first);
+    assert_eq!(live(&fixture), [0, 1]);
+    drop(last);
+    assert_eq!(live(&fixture), [0, 0]);
+}
+
+#[test]
+fn a_member_whose_last_endpoint_is_forgotten_has_nothing_live() {
+    let mut reporter = Reporter::new();
+    reporter.take(&wants(&[], false), at(0));
+    let two = vec![endpoint(1, 2, 2, 0), endpoint(2, 3, 3, 0)];
+    let report = reporter.report(&sample(vec![service("a/b:c", two)]), at(0));
+    assert_eq!(totals(&report.unwrap()), [(5, 0, 5)]);
+    // One endpoint has gone, and its sessions with it.
+    let one = vec![endpoint(1, 2, 2, 0)];
+    let report = reporter.report(&sample(vec![service("a/b:c", one)]), at(10_000));
+    assert_eq!(totals(&report.unwrap()), [(0, 0, 2)]);
+    let mut none = service("a/b:c", Vec::new());
+    none.members.clear();
+    let report = reporter.report(&sample(vec![none.clone()]), at(20_000));
+    assert_eq!(totals(&report.unwrap()), [(0, 0, 0)]);
+    let report = reporter.report(&sample(vec![none]), at(30_000)).unwrap();
+    assert_eq!(totals(&report), [], "once is enough");
+}
+
 /// (issued, failed, active) of each member of each service.
 fn totals(report: &LoadStatsRequest) -> Vec<(u64, u64, u64)> {
     let members = report.cluster_stats.iter();
