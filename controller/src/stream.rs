@@ -8,6 +8,7 @@
 //! Cost: O(changed names), or O(resources) when the client is new or far behind. A response holds
 //! at most [`RESPONSE_BYTES_MAX`] of resources, so no state is too large to send.
 
+pub(crate) mod io;
 #[cfg(test)]
 mod tests;
 
@@ -53,6 +54,8 @@ pub enum Heard {
     Acknowledged(Type),
     /// Something of what was sent was refused; the client says what and why.
     Refused(Type, String),
+    /// The same is refused as before.
+    StillRefused(Type),
     /// An answer to nothing that was asked.
     Stale,
     /// A type that is not served.
@@ -221,8 +224,12 @@ impl Subscription {
             .expect("found above");
         match &request.error_detail {
             Some(detail) => {
-                self.refused = Some(detail.message.clone());
-                (Heard::Refused(of, detail.message.clone()), None)
+                let old = self.refused.replace(detail.message.clone());
+                let heard = match old.is_some_and(|old| old == detail.message) {
+                    true => Heard::StillRefused(of),
+                    false => Heard::Refused(of, detail.message.clone()),
+                };
+                (heard, None)
             }
             None => {
                 self.refused = None;

@@ -2,26 +2,24 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
     sync::Arc,
     time::Duration,
 };
 
-use fairlead_api::proxy::Refusal;
 use fairlead_config::{
     name::MemberName,
     xds::{
         envelope,
         proto::{
-            core::{ControlPlane, Node, UserAgentVersion},
+            core::Node,
             discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
             load_stats::{LoadStatsRequest, LoadStatsResponse},
         },
         service::{Aggregated, Answers, LoadReporting},
     },
 };
-use futures::StreamExt;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -38,9 +36,12 @@ use super::{
 use crate::{
     authority::Replica,
     board::{Table, Type},
-    fleet::{ProxyId, Source},
+    fleet::{ProxyId, Source, wanted_reports},
     identity::Subject,
-    stream::{Heard, Stream},
+    stream::{
+        Heard, Stream,
+        io::{self, Configure, End, Opened, TakeReports},
+    },
     world::GroupName,
 };
 
@@ -73,21 +74,26 @@ impl Aggregated for Streams {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Answers<DeltaDiscoveryResponse>>, Status> {
         let admitted = self.access.admit(request.metadata()).await?;
-        let mut requests = request.into_inner();
-        let first = first(&mut requests).await?;
-        let audience = self.audience(admitted.subject, first.node.as_ref())?;
-        let (to, answers) = mpsc::channel(ANSWERS_QUEUE);
-        let connection = Connection {
+        let (opened, answers) = Opened::start(request.into_inner(), admitted.life).await?;
+        let audience = self.audience(admitted.subject, opened.first.node.as_ref())?;
+        let shared = &self.shared;
+        let mut connection = Connection {
             streams: self.clone(),
             audience,
-            stream: Stream::default(),
-            to,
             proxy: None,
             told: None,
+            asked: false,
+            revision: shared.revision.clone(),
+            members: shared.members.clone(),
+            groups: shared.groups.clone(),
+            phase: shared.phase.clone(),
         };
-        self.tasks
-            .spawn(connection.run(first, requests, admitted.life));
-        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+        self.tasks.spawn(async move {
+            connection.enroll(opened.first.node.as_ref());
+            io::configure(opened, &mut connection).await;
+            connection.leave();
+        });
+        Ok(answers)
     }
 }
 
@@ -97,50 +103,43 @@ impl LoadReporting for Streams {
         request: Request<Streaming<LoadStatsRequest>>,
     ) -> Result<Response<Answers<LoadStatsResponse>>, Status> {
         let replica = request.extensions().get::<Replica>().cloned();
-        let (to, answers) = mpsc::channel(ANSWERS_QUEUE);
-        let answers = Response::new(Box::pin(ReceiverStream::new(answers)) as Answers<_>);
+        let admitted = match replica {
+            Some(_) => None,
+            None => Some(self.access.admit(request.metadata()).await?),
+        };
+        let life = admitted.as_ref().and_then(|admitted| admitted.life);
+        let (opened, answers) = Opened::start(request.into_inner(), life).await?;
+        let node = opened.first.node.clone().unwrap_or_default();
+        let subject = admitted.and_then(|admitted| admitted.subject);
+        let named = node.cluster.strip_prefix(REPLICA_CLUSTER);
+        let named = named.filter(|_| subject.is_none());
+        let replica = replica.or_else(|| Some(Replica(named?.to_owned())));
         if let Some(replica) = replica {
-            let requests = request.into_inner();
-            self.tasks
-                .spawn(self.clone().take_handed(replica, requests, to));
+            self.tasks.spawn(self.clone().take_handed(replica, opened));
             return Ok(answers);
         }
-        let admitted = self.access.admit(request.metadata()).await?;
-        let mut requests = request.into_inner();
-        let first = first(&mut requests).await?;
-        let node = first.node.clone().unwrap_or_default();
-        let replica = node.cluster.strip_prefix(REPLICA_CLUSTER);
-        if let Some(replica) = replica.filter(|_| admitted.subject.is_none()) {
-            let replica = Replica(replica.to_owned());
-            self.tasks
-                .spawn(self.clone().take_handed(replica, requests, to));
-            return Ok(answers);
-        }
-        let audience = self.audience(admitted.subject, Some(&node))?;
+        let audience = self.audience(subject, Some(&node))?;
         let group = self.reporting_group(&audience, &node)?;
         let id = ProxyId {
             group,
             node: node.id,
         };
-        let streams = self.clone();
-        if let Audience::Member(_) = audience {
-            let relayed = Relayed::new(self.reports.clone(), id.group.into());
-            self.tasks.spawn(async move {
-                let source = Teller::Agent(relayed);
-                streams
-                    .take_reports(source, first, requests, to, admitted.life)
-                    .await;
-            });
-            return Ok(answers);
-        }
-        self.tasks.spawn(async move {
-            streams.reports.reports(&id);
-            let source = Teller::Proxy(&id);
-            streams
-                .take_reports(source, first, requests, to, admitted.life)
-                .await;
-            streams.reports.reports_no_more(&id);
-        });
+        let from = match audience {
+            Audience::Member(_) => {
+                Teller::Agent(Relayed::new(self.reports.clone(), id.group.into()))
+            }
+            Audience::Group(_) => {
+                self.reports.reports(&id);
+                Teller::Proxy(id)
+            }
+        };
+        let mut reporting = Reporting {
+            streams: self.clone(),
+            from,
+            revision: self.shared.revision.clone(),
+        };
+        self.tasks
+            .spawn(async move { io::take_reports(opened, &mut reporting).await });
         Ok(answers)
     }
 }
@@ -202,71 +201,23 @@ impl Streams {
     async fn take_handed(
         self,
         Replica(replica): Replica,
-        mut requests: Streaming<LoadStatsRequest>,
-        to: mpsc::Sender<Result<LoadStatsResponse, Status>>,
+        mut opened: Opened<LoadStatsRequest, LoadStatsResponse>,
     ) {
         tracing::info!(replica, "a replica hands on what its proxies say");
         self.metrics.stream_opened("replica");
         let mut source = Source::default();
         // It is open for as long as it is answered.
-        let none = BTreeSet::new();
-        if to.send(Ok(load_answer(&none))).await.is_ok() {
-            while let Some(Ok(message)) = requests.next().await {
+        let open = opened.answer(wanted_reports(&BTreeSet::new())).await;
+        if open.is_continue() {
+            let mut next = Some(std::mem::take(&mut opened.first));
+            while let Some(message) = next {
                 self.reports.take_handed(&mut source, &message);
                 self.look_ahead(&message);
+                next = opened.next().await;
             }
         }
         self.reports.end_handed(source);
         self.metrics.stream_closed("replica");
-    }
-
-    async fn take_reports(
-        &self,
-        mut from: Teller<'_>,
-        first: LoadStatsRequest,
-        mut requests: Streaming<LoadStatsRequest>,
-        to: mpsc::Sender<Result<LoadStatsResponse, Status>>,
-        life: Option<Duration>,
-    ) {
-        let mut revision = self.shared.revision.clone();
-        let mut end = std::pin::pin!(sleep_for(life));
-        let mut watched = self.shared.board.read().watched();
-        if to.send(Ok(load_answer(&watched))).await.is_err() {
-            return;
-        }
-        self.take_report(&mut from, &first, true);
-        loop {
-            tokio::select! {
-                request = requests.next() => match request {
-                    Some(Ok(report)) => self.take_report(&mut from, &report, false),
-                    _ => return,
-                },
-                changed = revision.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    let now = self.shared.board.read().watched();
-                    if now != watched {
-                        watched = now;
-                        if to.send(Ok(load_answer(&watched))).await.is_err() {
-                            return;
-                        }
-                    }
-                }
-                () = &mut end => {
-                    drop(to.send(Err(expired())).await);
-                    return;
-                }
-            }
-        }
-    }
-
-    fn take_report(&self, from: &mut Teller<'_>, report: &LoadStatsRequest, first: bool) {
-        match from {
-            Teller::Proxy(id) => self.reports.reported(id, report, first),
-            Teller::Agent(relayed) => relayed.take(report),
-        }
-        self.look_ahead(report);
     }
 
     fn look_ahead(&self, report: &LoadStatsRequest) {
@@ -286,114 +237,187 @@ impl Streams {
 }
 
 /// Whose reports come on a stream.
-enum Teller<'i> {
-    Proxy(&'i ProxyId),
+enum Teller {
+    Proxy(ProxyId),
     Agent(Relayed),
+}
+
+/// One stream of reports.
+struct Reporting {
+    streams: Streams,
+    from: Teller,
+    revision: watch::Receiver<u64>,
+}
+
+impl TakeReports for Reporting {
+    fn wanted(&mut self) -> LoadStatsResponse {
+        wanted_reports(&self.streams.shared.board.read().watched())
+    }
+
+    fn take(&mut self, report: &LoadStatsRequest, first: bool) {
+        match &mut self.from {
+            Teller::Proxy(id) => self.streams.reports.reported(id, report, first),
+            Teller::Agent(relayed) => relayed.take(report),
+        }
+        self.streams.look_ahead(report);
+    }
+
+    async fn changed(&mut self) -> ControlFlow<End> {
+        goes_on(self.revision.changed().await)
+    }
+}
+
+impl Drop for Reporting {
+    fn drop(&mut self) {
+        if let Teller::Proxy(id) = &self.from {
+            self.streams.reports.reports_no_more(id);
+        }
+    }
 }
 
 /// One ADS stream.
 struct Connection {
     streams: Streams,
     audience: Audience,
-    stream: Stream,
-    to: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
     proxy: Option<ProxyId>,
     /// An agent's: the group whose resources it was told.
     told: Option<GroupName>,
+    /// Whether endpoints were asked for, for a member that no proxy serves.
+    asked: bool,
+    revision: watch::Receiver<u64>,
+    members: watch::Receiver<Arc<BTreeSet<MemberName>>>,
+    groups: watch::Receiver<OwnGroups>,
+    phase: watch::Receiver<Phase>,
+}
+
+impl Configure for Connection {
+    /// Before the first plan there is nothing to say, and "nothing" would be taken for an answer. So
+    /// would what a restored hub has forgotten.
+    async fn begin(&mut self, first: &DeltaDiscoveryRequest) -> ControlFlow<End> {
+        // Before the first answer, so that imports come with endpoints at once.
+        self.ask_for_endpoints().await;
+        comes(&mut self.phase, Phase::Serving).await?;
+        self.show(first.node.as_ref()).await;
+        comes(&mut self.phase, Phase::Serving).await
+    }
+
+    async fn prepare(&mut self) -> ControlFlow<End> {
+        self.ask_for_endpoints().await;
+        ControlFlow::Continue(())
+    }
+
+    fn say(&mut self, stream: &mut Stream) -> Vec<DeltaDiscoveryResponse> {
+        let board = self.streams.shared.board.read();
+        let revision = board.revision();
+        let mut responses = match &self.audience {
+            Audience::Group(group) => match board.group(group) {
+                Some(table) => stream.say(table, revision, &Type::OF_PROXIES),
+                None => Vec::new(),
+            },
+            Audience::Member(member) => {
+                let group = self.streams.shared.groups.borrow().get(member).cloned();
+                if self.told != group {
+                    self.told.clone_from(&group);
+                    stream.start_over();
+                }
+                let imports = board.imports(group.is_none());
+                let mut responses = stream.say(imports, revision, &[Type::Import]);
+                // A member without a group is told so: it may have had one.
+                let none = Table::default();
+                let table = group.as_ref().and_then(|group| board.group(group));
+                let own = table.unwrap_or(&none);
+                responses.extend(stream.say(own, revision, &Type::OF_PROXIES));
+                for response in &mut responses {
+                    response.proxy_group = group.as_deref().unwrap_or_default().to_owned();
+                }
+                responses
+            }
+        };
+        io::sign(&mut responses, "fairlead-hub", env!("CARGO_PKG_VERSION"));
+        responses
+    }
+
+    fn heard(&mut self, heard: Heard, stream: &Stream) {
+        match heard {
+            Heard::Acknowledged(_) => {
+                self.streams.metrics.answered("acknowledged");
+                self.note_answer(stream);
+            }
+            Heard::Refused(of, message) => {
+                self.streams.metrics.answered("refused");
+                tracing::warn!(audience = ?self.audience, ?of, message, "an update was refused");
+                if let Some(id) = &self.proxy {
+                    let about = About::Group(id.group.clone());
+                    let note = format!("proxy {} refuses: {message}", id.node);
+                    self.streams.events.warning(about, "Refused", note);
+                }
+                self.note_answer(stream);
+            }
+            Heard::StillRefused(_) => {
+                self.streams.metrics.answered("refused");
+                self.note_answer(stream);
+            }
+            Heard::Unknown(url) => {
+                tracing::debug!(audience = ?self.audience, url, "a type that is not served");
+            }
+            Heard::Subscribed | Heard::Stale => {}
+        }
+    }
+
+    fn is_quiet(&mut self, stream: &Stream) {
+        self.note_answer(stream);
+    }
+
+    async fn changed(&mut self) -> ControlFlow<End> {
+        tokio::select! {
+            changed = self.revision.changed() => goes_on(changed),
+            changed = self.groups.changed() => goes_on(changed),
+            changed = self.members.changed() => {
+                goes_on(changed)?;
+                match &self.audience {
+                    Audience::Member(member) if !self.members.borrow().contains(member) => {
+                        let gone = Status::permission_denied("the member was taken out");
+                        ControlFlow::Break(Some(gone))
+                    }
+                    _ => ControlFlow::Continue(()),
+                }
+            }
+            held = comes(&mut self.phase, Phase::Holding) => {
+                held?;
+                ControlFlow::Break(Some(Status::unavailable(
+                    "the hub was restored; keep what you have, it goes on once members have mirrored anew",
+                )))
+            }
+        }
+    }
 }
 
 impl Connection {
-    async fn run(
-        mut self,
-        first: DeltaDiscoveryRequest,
-        requests: Streaming<DeltaDiscoveryRequest>,
-        life: Option<Duration>,
-    ) {
-        let peer = match self.audience {
+    fn peer(&self) -> &'static str {
+        match self.audience {
             Audience::Group(_) => "proxy",
             Audience::Member(_) => "agent",
-        };
-        self.streams.metrics.stream_opened(peer);
-        self.enroll(first.node.as_ref());
-        // Before the first answer, so that imports come with endpoints at once.
-        self.ask_for_endpoints().await;
-        let reason = self.serve(first, requests, life).await;
-        if let Some(status) = reason {
-            drop(self.to.send(Err(status)).await);
         }
+    }
+
+    fn leave(&self) {
         if let Some(id) = &self.proxy {
             self.streams.reports.disconnected(id);
         }
-        self.streams.metrics.stream_closed(peer);
-    }
-
-    /// Serves until the client leaves or may stay no longer; the reason is told to it.
-    async fn serve(
-        &mut self,
-        first: DeltaDiscoveryRequest,
-        mut requests: Streaming<DeltaDiscoveryRequest>,
-        life: Option<Duration>,
-    ) -> Option<Status> {
-        let mut revision = self.streams.shared.revision.clone();
-        let mut members = self.streams.shared.members.clone();
-        let mut groups = self.streams.shared.groups.clone();
-        let mut phase = self.streams.shared.phase.clone();
-        let mut end = std::pin::pin!(sleep_for(life));
-        // Before the first plan there is nothing to say, and "nothing" would be taken for an answer.
-        // So would what a restored hub has forgotten.
-        comes(&mut phase, Phase::Serving).await?;
-        self.show(first.node.as_ref()).await;
-        comes(&mut phase, Phase::Serving).await?;
-        self.hear(&first);
-        loop {
-            let responses = self.say();
-            if responses.is_empty() {
-                self.note_answer();
-            }
-            for response in responses {
-                if self.to.send(Ok(response)).await.is_err() {
-                    return None;
-                }
-            }
-            tokio::select! {
-                request = requests.next() => match request {
-                    Some(Ok(request)) => self.hear(&request),
-                    _ => return None,
-                },
-                changed = revision.changed() => changed.err().map_or(Some(()), |_| None).map(drop)?,
-                changed = groups.changed() => {
-                    changed.ok()?;
-                    self.ask_for_endpoints().await;
-                }
-                changed = members.changed() => {
-                    if changed.is_err() {
-                        return None;
-                    }
-                    if let Audience::Member(member) = &self.audience
-                        && !members.borrow().contains(member)
-                    {
-                        return Some(Status::permission_denied("the member was taken out"));
-                    }
-                }
-                held = comes(&mut phase, Phase::Holding) => {
-                    held?;
-                    return Some(Status::unavailable(
-                        "the hub was restored; keep what you have, it goes on once members have mirrored anew",
-                    ));
-                }
-                () = &mut end => return Some(expired()),
-            }
-        }
+        self.streams.metrics.stream_closed(self.peer());
     }
 
     /// A member that no proxy serves is told endpoints, which the engine leaves out until somebody
     /// wants them.
-    async fn ask_for_endpoints(&self) {
-        if let Audience::Member(member) = &self.audience
-            && !self.streams.shared.groups.borrow().contains_key(member)
-        {
+    async fn ask_for_endpoints(&mut self) {
+        let Audience::Member(member) = &self.audience else {
+            return;
+        };
+        let own = self.streams.shared.groups.borrow().contains_key(member);
+        if !own && !self.asked {
             drop(self.streams.engine.send(Command::FullImports).await);
         }
+        self.asked = !own;
     }
 
     /// What a client runs on may be later than what the hub's store has; that is found out before
@@ -420,142 +444,43 @@ impl Connection {
     }
 
     fn enroll(&mut self, node: Option<&Node>) {
+        self.streams.metrics.stream_opened(self.peer());
         let Audience::Group(group) = &self.audience else {
             return;
         };
         let node = node.cloned().unwrap_or_default();
-        let version = match node.user_agent_version {
-            Some(UserAgentVersion::Text(text)) => text,
-            None => String::new(),
-        };
         let id = ProxyId {
             group: group.to_string(),
-            node: node.id,
+            node: node.id.clone(),
         };
-        self.streams.reports.connected(&id, &version);
+        self.streams.reports.connected(&id, io::version_of(&node));
         self.proxy = Some(id);
     }
 
-    fn hear(&mut self, request: &DeltaDiscoveryRequest) {
-        match self.stream.hear(request) {
-            Heard::Acknowledged(_) => {
-                self.streams.metrics.answered("acknowledged");
-                self.note_answer();
-            }
-            Heard::Refused(of, message) => {
-                self.streams.metrics.answered("refused");
-                tracing::warn!(audience = ?self.audience, ?of, message, "an update was refused");
-                if let Some(id) = &self.proxy {
-                    let about = About::Group(id.group.clone());
-                    let note = format!("proxy {} refuses: {message}", id.node);
-                    self.streams.events.warning(about, "Refused", note);
-                }
-                self.note_answer();
-            }
-            Heard::Unknown(url) => {
-                tracing::debug!(audience = ?self.audience, url, "a type that is not served");
-            }
-            Heard::Subscribed | Heard::Stale => {}
-        }
-    }
-
-    fn note_answer(&self) {
+    fn note_answer(&self, stream: &Stream) {
         if let Some(id) = &self.proxy {
-            let refused = self.stream.refused().map(|(of, reason)| Refusal {
-                resource: format!("{of:?}"),
-                reason: reason.to_owned(),
-            });
-            let applied = self.stream.applied();
-            let settled = self.stream.is_settled();
+            let (applied, settled) = (stream.applied(), stream.is_settled());
             let reports = &self.streams.reports;
-            reports.answered(id, applied, settled, refused.collect());
+            reports.answered(id, applied, settled, io::refusals(stream));
         }
     }
-
-    fn say(&mut self) -> Vec<DeltaDiscoveryResponse> {
-        let board = self.streams.shared.board.read();
-        let revision = board.revision();
-        let mut responses = match &self.audience {
-            Audience::Group(group) => match board.group(group) {
-                Some(table) => self.stream.say(table, revision, &Type::OF_PROXIES),
-                None => Vec::new(),
-            },
-            Audience::Member(member) => {
-                let group = self.streams.shared.groups.borrow().get(member).cloned();
-                if self.told != group {
-                    self.told.clone_from(&group);
-                    self.stream.start_over();
-                }
-                let imports = board.imports(group.is_none());
-                let mut responses = self.stream.say(imports, revision, &[Type::Import]);
-                // A member without a group is told so: it may have had one.
-                let none = Table::default();
-                let table = group.as_ref().and_then(|group| board.group(group));
-                let own = table.unwrap_or(&none);
-                responses.extend(self.stream.say(own, revision, &Type::OF_PROXIES));
-                for response in &mut responses {
-                    response.proxy_group = group.as_deref().unwrap_or_default().to_owned();
-                }
-                responses
-            }
-        };
-        for response in &mut responses {
-            response.control_plane = Some(ControlPlane {
-                identifier: format!("fairlead-hub/{}", env!("CARGO_PKG_VERSION")),
-            });
-        }
-        responses
-    }
 }
 
-async fn first<T>(requests: &mut Streaming<T>) -> Result<T, Status> {
-    match tokio::time::timeout(FIRST_TIMEOUT, requests.message()).await {
-        Ok(Ok(Some(first))) => Ok(first),
-        Ok(Ok(None)) => Err(Status::cancelled("the stream ended before it began")),
-        Ok(Err(status)) => Err(status),
-        Err(_) => Err(Status::deadline_exceeded("no request came on the stream")),
-    }
+/// Waits for a phase; breaks when the hub ends.
+async fn comes(phase: &mut watch::Receiver<Phase>, wanted: Phase) -> ControlFlow<End> {
+    goes_on(phase.wait_for(|phase| *phase == wanted).await.map(drop))
 }
 
-/// Waits for a phase; `None`: the hub ends.
-async fn comes(phase: &mut watch::Receiver<Phase>, wanted: Phase) -> Option<()> {
-    phase
-        .wait_for(|phase| *phase == wanted)
-        .await
-        .ok()
-        .map(drop)
-}
-
-async fn sleep_for(life: Option<Duration>) {
-    match life {
-        Some(life) => tokio::time::sleep(life).await,
-        None => std::future::pending().await,
-    }
-}
-
-fn expired() -> Status {
-    Status::unauthenticated("the token has run out; come back with a new one")
-}
-
-fn load_answer(watched: &BTreeSet<String>) -> LoadStatsResponse {
-    LoadStatsResponse {
-        clusters: Vec::new(),
-        load_reporting_interval: Some(fairlead_config::xds::proto::Duration {
-            seconds: 10,
-            nanos: 0,
-        }),
-        report_endpoint_granularity: false,
-        send_all_clusters: true,
-        watched: watched.iter().cloned().collect(),
+/// Whoever tells of changes lives as long as the hub does.
+fn goes_on(changed: Result<(), watch::error::RecvError>) -> ControlFlow<End> {
+    match changed {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(_) => ControlFlow::Break(None),
     }
 }
 
 /// A member's own proxy group.
 pub(super) type OwnGroups = Arc<BTreeMap<MemberName, GroupName>>;
 
-/// Responses that wait for a slow client; further changes are put together meanwhile.
-const ANSWERS_QUEUE: usize = 4;
 /// How long the store is asked whether it was restored.
 const SHOWN_TIMEOUT: Duration = Duration::from_secs(12);
-/// A stream that says nothing is closed.
-const FIRST_TIMEOUT: Duration = Duration::from_secs(10);

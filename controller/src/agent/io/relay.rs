@@ -5,20 +5,17 @@
 //! account's name is the only source of its group, and only the member's own group is served. A
 //! stream ends with its token.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
-use fairlead_api::proxy::Refusal;
 use fairlead_config::xds::{
     proto::{
-        core::{ControlPlane, Node, UserAgentVersion},
+        core::Node,
         discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
         load_stats::{LoadStatsRequest, LoadStatsResponse},
     },
     service::{Aggregated, Answers, LoadReporting},
 };
-use futures::StreamExt;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -28,7 +25,10 @@ use crate::{
     fleet::ProxyId,
     hub::access::Access,
     identity::Subject,
-    stream::{Heard, Stream},
+    stream::{
+        Heard, Stream,
+        io::{self, Configure, End, Opened, TakeReports},
+    },
 };
 
 /// What streams need.
@@ -48,18 +48,16 @@ impl Aggregated for Relay {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Answers<DeltaDiscoveryResponse>>, Status> {
         let (group, life) = self.admit(request.metadata()).await?;
-        let mut requests = request.into_inner();
-        let first = first(&mut requests).await?;
-        let (to, answers) = mpsc::channel(ANSWERS_QUEUE);
-        let node = first.node.clone().unwrap_or_default();
-        let connection = Connection {
+        let (opened, answers) = Opened::start(request.into_inner(), life).await?;
+        let node = opened.first.node.clone().unwrap_or_default();
+        let mut connection = Connection {
             id: Here::connect(&self.upward, group, &node),
+            revision: self.shared.revision(),
             relay: self.clone(),
-            stream: Stream::default(),
-            to,
         };
-        self.tasks.spawn(connection.run(first, requests, life));
-        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+        self.tasks
+            .spawn(async move { io::configure(opened, &mut connection).await });
+        Ok(answers)
     }
 }
 
@@ -69,67 +67,16 @@ impl LoadReporting for Relay {
         request: Request<Streaming<LoadStatsRequest>>,
     ) -> Result<Response<Answers<LoadStatsResponse>>, Status> {
         let (group, life) = self.admit(request.metadata()).await?;
-        let mut requests = request.into_inner();
-        let first = first(&mut requests).await?;
-        let id = ProxyId {
-            group,
-            node: first.node.clone().unwrap_or_default().id,
-        };
-        let (to, answers) = mpsc::channel(ANSWERS_QUEUE);
-        let taking = self.clone().take_reports(id, first, requests, to, life);
-        self.tasks.spawn(taking);
-        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+        let (opened, answers) = Opened::start(request.into_inner(), life).await?;
+        let node = opened.first.node.clone().unwrap_or_default().id;
+        let mut reporting = Reporting::start(self, ProxyId { group, node });
+        self.tasks
+            .spawn(async move { io::take_reports(opened, &mut reporting).await });
+        Ok(answers)
     }
 }
 
 impl Relay {
-    async fn take_reports(
-        self,
-        id: ProxyId,
-        first: LoadStatsRequest,
-        mut requests: Streaming<LoadStatsRequest>,
-        to: mpsc::Sender<Result<LoadStatsResponse, Status>>,
-        life: Option<Duration>,
-    ) {
-        let mut asked = self.upward.asked();
-        let mut revision = self.shared.revision();
-        let mut end = std::pin::pin!(sleep_for(life));
-        let here = Reporting::start(&self.upward, id);
-        here.take(&first, true);
-        let answer = asked.borrow_and_update().clone();
-        if to.send(Ok(answer)).await.is_err() {
-            return;
-        }
-        loop {
-            tokio::select! {
-                request = requests.next() => match request {
-                    Some(Ok(report)) => here.take(&report, false),
-                    _ => return,
-                },
-                changed = asked.changed() => {
-                    let answer = asked.borrow_and_update().clone();
-                    if changed.is_err() || to.send(Ok(answer)).await.is_err() {
-                        return;
-                    }
-                }
-                changed = revision.changed() => {
-                    let refusal = self.refusal(&here.id.group);
-                    if let Some(refusal) = refusal {
-                        drop(to.send(Err(refusal)).await);
-                        return;
-                    }
-                    if changed.is_err() {
-                        return;
-                    }
-                }
-                () = &mut end => {
-                    drop(to.send(Err(expired())).await);
-                    return;
-                }
-            }
-        }
-    }
-
     /// The group of a proxy of this member, and how long it may stay.
     async fn admit(
         &self,
@@ -168,27 +115,50 @@ impl Relay {
 
 /// A proxy with an open stream of reports.
 struct Reporting {
-    upward: Upward,
+    relay: Relay,
     id: ProxyId,
+    asked: watch::Receiver<LoadStatsResponse>,
+    revision: watch::Receiver<u64>,
 }
 
 impl Reporting {
-    fn start(upward: &Upward, id: ProxyId) -> Self {
-        upward.reports.reports(&id);
+    fn start(relay: &Relay, id: ProxyId) -> Self {
+        relay.upward.reports.reports(&id);
         Self {
-            upward: upward.clone(),
+            relay: relay.clone(),
             id,
+            asked: relay.upward.asked(),
+            revision: relay.shared.revision(),
         }
     }
+}
 
-    fn take(&self, report: &LoadStatsRequest, first: bool) {
-        self.upward.reports.reported(&self.id, report, first);
+impl TakeReports for Reporting {
+    fn wanted(&mut self) -> LoadStatsResponse {
+        self.asked.borrow_and_update().clone()
+    }
+
+    fn take(&mut self, report: &LoadStatsRequest, first: bool) {
+        let reports = &self.relay.upward.reports;
+        reports.reported(&self.id, report, first);
+    }
+
+    async fn changed(&mut self) -> ControlFlow<End> {
+        let changed = tokio::select! {
+            changed = self.asked.changed() => changed,
+            changed = self.revision.changed() => changed,
+        };
+        let refusal = self.relay.refusal(&self.id.group);
+        match refusal {
+            None if changed.is_ok() => ControlFlow::Continue(()),
+            end => ControlFlow::Break(end),
+        }
     }
 }
 
 impl Drop for Reporting {
     fn drop(&mut self) {
-        self.upward.reports.reports_no_more(&self.id);
+        self.relay.upward.reports.reports_no_more(&self.id);
     }
 }
 
@@ -200,13 +170,11 @@ struct Here {
 
 impl Here {
     fn connect(upward: &Upward, group: String, node: &Node) -> Self {
-        let version = match &node.user_agent_version {
-            Some(UserAgentVersion::Text(text)) => text.as_str(),
-            None => "",
+        let id = ProxyId {
+            group,
+            node: node.id.clone(),
         };
-        let node = node.id.clone();
-        let id = ProxyId { group, node };
-        upward.reports.connected(&id, version);
+        upward.reports.connected(&id, io::version_of(node));
         tracing::info!(proxy = id.node, "a proxy connected");
         Self {
             upward: upward.clone(),
@@ -215,13 +183,9 @@ impl Here {
     }
 
     fn answered(&self, stream: &Stream) {
-        let refused = stream.refused().map(|(of, reason)| Refusal {
-            resource: format!("{of:?}"),
-            reason: reason.to_owned(),
-        });
         let (applied, settled) = (stream.applied(), stream.is_settled());
         let reports = &self.upward.reports;
-        reports.answered(&self.id, applied, settled, refused.collect());
+        reports.answered(&self.id, applied, settled, io::refusals(stream));
     }
 }
 
@@ -236,58 +200,31 @@ impl Drop for Here {
 struct Connection {
     relay: Relay,
     id: Here,
-    stream: Stream,
-    to: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+    revision: watch::Receiver<u64>,
 }
 
-impl Connection {
-    async fn run(
-        mut self,
-        first: DeltaDiscoveryRequest,
-        requests: Streaming<DeltaDiscoveryRequest>,
-        life: Option<Duration>,
-    ) {
-        if let Some(status) = self.serve(first, requests, life).await {
-            drop(self.to.send(Err(status)).await);
+impl Configure for Connection {
+    async fn prepare(&mut self) -> ControlFlow<End> {
+        match self.relay.refusal(&self.id.id.group) {
+            None => ControlFlow::Continue(()),
+            refusal => ControlFlow::Break(refusal),
         }
     }
 
-    /// Serves until the proxy leaves or may stay no longer; the reason is told to it.
-    async fn serve(
-        &mut self,
-        first: DeltaDiscoveryRequest,
-        mut requests: Streaming<DeltaDiscoveryRequest>,
-        life: Option<Duration>,
-    ) -> Option<Status> {
-        let mut revision = self.relay.shared.revision();
-        let mut end = std::pin::pin!(sleep_for(life));
-        self.hear(&first);
-        loop {
-            if let Some(refusal) = self.relay.refusal(&self.id.id.group) {
-                return Some(refusal);
-            }
-            let responses = self.say();
-            if responses.is_empty() {
-                self.id.answered(&self.stream);
-            }
-            for response in responses {
-                if self.to.send(Ok(response)).await.is_err() {
-                    return None;
-                }
-            }
-            tokio::select! {
-                request = requests.next() => match request {
-                    Some(Ok(request)) => self.hear(&request),
-                    _ => return None,
-                },
-                changed = revision.changed() => changed.ok()?,
-                () = &mut end => return Some(expired()),
-            }
+    /// Nothing is said before everything is known: less would be taken for all.
+    fn say(&mut self, stream: &mut Stream) -> Vec<DeltaDiscoveryResponse> {
+        let received = self.relay.shared.received.lock();
+        if !received.proxies_known() {
+            return Vec::new();
         }
+        let revision = received.revision();
+        let mut responses = stream.say(received.proxies(), revision, &Type::OF_PROXIES);
+        io::sign(&mut responses, "fairlead-agent", &self.relay.version);
+        responses
     }
 
-    fn hear(&mut self, request: &DeltaDiscoveryRequest) {
-        match self.stream.hear(request) {
+    fn heard(&mut self, heard: Heard, stream: &Stream) {
+        match heard {
             Heard::Refused(of, message) => {
                 tracing::warn!(
                     proxy = self.id.id.node,
@@ -295,53 +232,22 @@ impl Connection {
                     message,
                     "an update was refused"
                 );
-                self.id.answered(&self.stream);
+                self.id.answered(stream);
             }
-            Heard::Acknowledged(_) => self.id.answered(&self.stream),
+            Heard::Acknowledged(_) | Heard::StillRefused(_) => self.id.answered(stream),
             Heard::Unknown(url) => tracing::debug!(url, "a type that is not served"),
             Heard::Subscribed | Heard::Stale => {}
         }
     }
 
-    /// Nothing is said before everything is known: less would be taken for all.
-    fn say(&mut self) -> Vec<DeltaDiscoveryResponse> {
-        let received = self.relay.shared.received.lock();
-        if !received.proxies_known() {
-            return Vec::new();
+    fn is_quiet(&mut self, stream: &Stream) {
+        self.id.answered(stream);
+    }
+
+    async fn changed(&mut self) -> ControlFlow<End> {
+        match self.revision.changed().await {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(None),
         }
-        let mut responses =
-            self.stream
-                .say(received.proxies(), received.revision(), &Type::OF_PROXIES);
-        for response in &mut responses {
-            response.control_plane = Some(ControlPlane {
-                identifier: format!("fairlead-agent/{}", self.relay.version),
-            });
-        }
-        responses
     }
 }
-
-async fn first<T>(requests: &mut Streaming<T>) -> Result<T, Status> {
-    match tokio::time::timeout(FIRST_TIMEOUT, requests.message()).await {
-        Ok(Ok(Some(first))) => Ok(first),
-        Ok(Ok(None)) => Err(Status::cancelled("the stream ended before it began")),
-        Ok(Err(status)) => Err(status),
-        Err(_) => Err(Status::deadline_exceeded("no request came on the stream")),
-    }
-}
-
-async fn sleep_for(life: Option<Duration>) {
-    match life {
-        Some(life) => tokio::time::sleep(life).await,
-        None => std::future::pending().await,
-    }
-}
-
-fn expired() -> Status {
-    Status::unauthenticated("the token has run out; come back with a new one")
-}
-
-/// Responses that wait for a slow proxy; further changes are put together meanwhile.
-const ANSWERS_QUEUE: usize = 4;
-/// A stream that says nothing is closed.
-const FIRST_TIMEOUT: Duration = Duration::from_secs(10);
