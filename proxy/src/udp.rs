@@ -8,7 +8,7 @@
 //! | [`flow`] | yes | one flow: its home, its clocks, what it carried |
 //! | [`table`] | yes | the flows of a thread by address, in order of eviction, with their timers |
 //! | [`flows`] | yes | the decisions: open, forward, re-home, drop, evict, expire |
-//! | `world` | yes | where the decisions meet frontends, views, limits and health |
+//! | [`world`] | yes | where the decisions meet frontends, views, limits and health |
 //! | [`passing`] | yes | a flow as another process gets it |
 //! | `io` | no | sockets: batches in, batches out |
 //!
@@ -30,7 +30,7 @@ pub mod flows;
 pub(crate) mod io;
 pub mod passing;
 pub mod table;
-pub(crate) mod world;
+pub mod world;
 
 #[cfg(test)]
 mod tests;

@@ -26,7 +26,7 @@ use super::{
 
 /// What a data thread's flows are surrounded by.
 #[derive(Debug)]
-pub(crate) struct Ground {
+pub struct Ground {
     routes: Arc<RouteTable>,
     draw: Draw,
     reports: Vec<Report>,
@@ -34,13 +34,15 @@ pub(crate) struct Ground {
 
 /// A frontend with what its service needs; equal while it is the same service.
 #[derive(Debug, Clone)]
-pub(crate) struct Service(pub(crate) Entry);
+pub struct Service(pub Entry);
 
 /// The endpoint of a flow.
 #[derive(Debug)]
-pub(crate) struct Home {
-    pub(crate) live: Live,
-    pub(crate) tier: u8,
+pub struct Home {
+    /// Counts there while this lives.
+    pub live: Live,
+    /// Of its member.
+    pub tier: u8,
     member: Option<Arc<MemberMetrics>>,
     /// What stood against it when it was picked all the same: its tier panicked, or this is its
     /// trial.
@@ -52,7 +54,7 @@ pub(crate) struct Home {
 
 impl Ground {
     /// Equal seeds draw alike: give each thread its own.
-    pub(crate) fn new(routes: Arc<RouteTable>, seed: u64) -> Self {
+    pub fn new(routes: Arc<RouteTable>, seed: u64) -> Self {
         Self {
             routes,
             draw: Draw::new(seed),
@@ -61,7 +63,7 @@ impl Ground {
     }
 
     /// Takes new routes; whether they are others, which the flows should know.
-    pub(crate) fn set_routes(&mut self, routes: &Arc<RouteTable>) -> bool {
+    pub fn set_routes(&mut self, routes: &Arc<RouteTable>) -> bool {
         let differ = !Arc::ptr_eq(&self.routes, routes);
         if differ {
             self.routes = Arc::clone(routes);
@@ -94,18 +96,18 @@ impl Ground {
     }
 
     /// Tells an endpoint's state what became of a datagram.
-    pub(crate) fn observe(&mut self, home: &Home, outcome: Outcome, now: Tick) {
+    pub fn observe(&mut self, home: &Home, outcome: Outcome, now: Tick) {
         self.reports.extend(health::note(&home.live, outcome, now));
     }
 
     /// The service at an address, whoever asks.
-    pub(crate) fn service_at(&self, ends: &Ends) -> Option<Service> {
+    pub fn service_at(&self, ends: &Ends) -> Option<Service> {
         let entry = self.routes.group(&ends.local)?.only()?;
         Some(Service(Arc::clone(entry)))
     }
 
     /// What the health owner should hear since the last call.
-    pub(crate) fn take_reports(&mut self) -> std::vec::Drain<'_, Report> {
+    pub fn take_reports(&mut self) -> std::vec::Drain<'_, Report> {
         self.reports.drain(..)
     }
 
@@ -237,14 +239,14 @@ impl PartialEq for Service {
 
 impl Home {
     /// Counts a flow that begins here, or is re-homed here.
-    pub(crate) fn count_opened(&self) {
+    pub fn count_opened(&self) {
         if let Some(member) = &self.member {
             member.flows_opened.inc();
         }
     }
 
     /// Counts what was carried since the last call.
-    pub(crate) fn count(&self, traffic: Traffic) {
+    pub fn count(&self, traffic: Traffic) {
         if let Some(member) = &self.member {
             member.datagrams_up.add(traffic.datagrams_up);
             member.datagrams_down.add(traffic.datagrams_down);

@@ -93,7 +93,10 @@ impl Agent {
         let service = from(json!({
             "metadata": { "name": "web", "namespace": "shop" },
             "spec": {
-                "ports": [{ "name": "http", "port": 80, "targetPort": 8080, "protocol": "TCP" }],
+                "ports": [
+                    { "name": "http", "port": 80, "targetPort": 8080, "protocol": "TCP" },
+                    { "name": "dns", "port": 53, "targetPort": 5353, "protocol": "UDP" },
+                ],
                 "clusterIP": "10.96.0.7",
                 "clusterIPs": ["10.96.0.7"],
                 "ipFamilies": ["IPv4"],

@@ -85,6 +85,7 @@ fn a_restored_store_takes_nothing_back() {
     for seed in 7..12 {
         let mut fleet = Fleet::calm(seed);
         fleet.back_up();
+        fleet.run_for(MINUTE);
         fleet.grow(1);
         fleet.run_for(Duration::from_secs(40));
         fleet.check_converged();

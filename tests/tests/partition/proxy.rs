@@ -4,16 +4,28 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use fairlead_config::{
+    endpoint::{EndpointKey, Target},
     frontend::Protocol,
+    name::MemberName,
     name::ServiceName,
+    service::MemberWeight,
     snapshot::Snapshot,
-    xds::proto::{core::Node, discovery::Resource},
+    xds::proto::{
+        core::Node,
+        discovery::Resource,
+        fairlead::ProxyState,
+        load_stats::{LoadStatsRequest, LoadStatsResponse},
+    },
 };
-use fairlead_controller::{board::Type, stream::Stream};
+use fairlead_controller::{
+    board::{Board, Type},
+    fleet::wanted_reports,
+    stream::Stream,
+};
 use fairlead_proxy::{
     balancer::{FlowKey, Tried, draw::Draw},
     directory::{Change, Directory, Signal},
@@ -22,12 +34,19 @@ use fairlead_proxy::{
         probe::{Answer, Job, ProbeError},
     },
     registry::{Live, Outcome},
-    source::xds::{Ads, Step},
+    source::{
+        load::{Reporter, sample},
+        xds::{Ads, Step},
+    },
     view::ServiceView,
 };
 use fairlead_runtime::clock::Tick;
 
-use crate::{dice::Dice, replica::Replica};
+use crate::{
+    datagrams::{Datagrams, Sent},
+    dice::Dice,
+    replica::Replica,
+};
 
 /// A process; a crash is a new one that has the old one's disk.
 pub(crate) struct Proxy {
@@ -38,9 +57,32 @@ pub(crate) struct Proxy {
     stream: Option<(usize, Stream)>,
     again: Tick,
     answers: Vec<(Tick, Answer)>,
-    sessions: Vec<(Tick, Live)>,
+    sessions: Vec<Session>,
+    datagrams: Datagrams,
+    reporting: Reporting,
     /// Since when it has known each endpoint.
     pub(crate) known: BTreeMap<SocketAddr, Tick>,
+}
+
+/// A session, or the part of it that matters here.
+struct Session {
+    began: Tick,
+    ends: Tick,
+    endpoint: Live,
+}
+
+/// The stream of reports.
+struct Reporting {
+    reporter: Reporter,
+    to: Option<usize>,
+    /// Streams opened so far.
+    streams: u64,
+    again: Tick,
+    next: Tick,
+    /// What is wanted, as of which revision of the replica's board.
+    asked: Option<(u64, LoadStatsResponse)>,
+    /// What is under way; the first of a stream names the proxy, and says no more.
+    out: Vec<(LoadStatsRequest, bool)>,
 }
 
 /// How a connect or a probe ends.
@@ -72,6 +114,16 @@ impl Proxy {
             again: now,
             answers: Vec::new(),
             sessions: Vec::new(),
+            datagrams: Datagrams::new(seed, now),
+            reporting: Reporting {
+                reporter: Reporter::new(),
+                to: None,
+                streams: seed << 8,
+                again: now,
+                next: now,
+                asked: None,
+                out: Vec::new(),
+            },
             known: BTreeMap::new(),
         };
         let step = proxy.ads.restore(disk);
@@ -117,12 +169,17 @@ impl Proxy {
         let (Some(table), Some((_, stream))) = (board.group("edge"), &mut self.stream) else {
             return;
         };
-        let types = [Type::Cluster, Type::Assignment, Type::Listener];
-        let responses = stream.say(table, board.revision(), &types);
+        let responses = stream.say(table, board.revision(), &Type::OF_PROXIES);
         for response in responses {
             let step = self.ads.receive(response, now);
             self.take(step, now);
         }
+    }
+
+    /// What the replica knows of its answers.
+    pub(crate) fn answered(&self) -> Option<(Option<&str>, bool)> {
+        let (_, stream) = self.stream.as_ref()?;
+        Some((stream.applied(), stream.is_settled()))
     }
 
     /// Does what is due: what was held back, probes, deadlines.
@@ -148,7 +205,8 @@ impl Proxy {
         for job in self.directory.take_probes(now) {
             self.probe(job, reply, now);
         }
-        self.sessions.retain(|(end, _)| *end > now);
+        self.sessions.retain(|session| session.ends > now);
+        self.datagrams.step(now);
     }
 
     /// What happened to endpoints since the last call.
@@ -158,7 +216,125 @@ impl Proxy {
 
     /// Whether sessions to this endpoint live.
     pub(crate) fn has_sessions(&self, addr: SocketAddr) -> bool {
-        self.sessions.iter().any(|(_, live)| live.addr == addr)
+        self.sessions
+            .iter()
+            .any(|session| session.endpoint.addr == addr)
+    }
+
+    /// Its sessions to a cluster that have lasted for so long.
+    pub(crate) fn old_sessions(&self, cluster: usize, for_long: Duration, now: Tick) -> usize {
+        let is_old = |session: &&Session| {
+            of_cluster(session.endpoint.addr, cluster) && now.since(session.began) > for_long
+        };
+        self.sessions.iter().filter(is_old).count()
+    }
+
+    /// Whether it has known an endpoint of a cluster for so long.
+    pub(crate) fn knows_for(&self, cluster: usize, for_long: Duration, now: Tick) -> bool {
+        let mut known = self.known.iter();
+        known.any(|(at, since)| of_cluster(*at, cluster) && now.since(*since) > for_long)
+    }
+
+    /// The tier and the weight of a member, as it was told.
+    pub(crate) fn place(
+        &self,
+        service: &ServiceName,
+        member: &MemberName,
+    ) -> Option<(usize, MemberWeight)> {
+        let tiers = &self.snapshot.services.get(service)?.tiers;
+        tiers.iter().enumerate().find_map(|(number, tier)| {
+            let mut members = tier.members.iter();
+            let member = members.find(|one| one.name == *member)?;
+            Some((number, member.weight))
+        })
+    }
+
+    /// The endpoints of a service.
+    pub(crate) fn endpoints_of(&self, service: &ServiceName) -> impl Iterator<Item = SocketAddr> {
+        let rows = self.snapshot.endpoints.get(service).into_iter();
+        rows.flat_map(|row| row.keys()).filter_map(addr_of)
+    }
+
+    /// A client sends a datagram.
+    pub(crate) fn datagram(
+        &mut self,
+        client: SocketAddr,
+        reply: &dyn Fn(SocketAddr) -> Reply,
+        now: Tick,
+    ) -> Option<Sent> {
+        let sent = self.datagrams.send(client, reply, now);
+        self.directory.observe(self.datagrams.signals(), now);
+        sent
+    }
+
+    // --- reports
+
+    pub(crate) fn reports_to(&self) -> Option<usize> {
+        self.reporting.to
+    }
+
+    pub(crate) fn streams(&self) -> u64 {
+        self.reporting.streams
+    }
+
+    pub(crate) fn wants_reports(&self, now: Tick) -> bool {
+        now >= self.reporting.again
+    }
+
+    pub(crate) fn opens_reports(&mut self, at: usize, now: Tick) {
+        let reporting = &mut self.reporting;
+        reporting.reporter.restart();
+        reporting.to = Some(at);
+        reporting.streams += 1;
+        reporting.asked = None;
+        reporting.out = vec![(LoadStatsRequest::default(), true)];
+        reporting.again = now.after(Duration::from_millis(300));
+    }
+
+    pub(crate) fn loses_reports(&mut self, now: Tick) {
+        self.reporting.to = None;
+        self.reporting.out.clear();
+        self.reporting.again = now.after(Duration::from_millis(300));
+    }
+
+    /// What the replica wants, if it is something else than before.
+    pub(crate) fn is_asked(&mut self, board: &Board, now: Tick) {
+        let revision = board.revision();
+        let asked = self.reporting.asked.take();
+        let (at, wanted) = asked.unwrap_or_default();
+        if at == revision && revision > 0 {
+            self.reporting.asked = Some((at, wanted));
+            return;
+        }
+        let new = wanted_reports(&board.watched());
+        if new != wanted {
+            self.reporting.reporter.take(&new, now);
+        }
+        self.reporting.asked = Some((revision, new));
+    }
+
+    /// Looks what there is to report.
+    pub(crate) fn sample(&mut self, now: Tick) {
+        let reporting = &mut self.reporting;
+        if now < reporting.next || reporting.to.is_none() {
+            return;
+        }
+        reporting.next = now.after(Duration::from_millis(500));
+        let stamp = self.ads.stamp();
+        let state = ProxyState {
+            version: "1".to_owned(),
+            epoch: stamp.epoch,
+            as_of: stamp.as_of,
+            ..ProxyState::default()
+        };
+        let time = SystemTime::UNIX_EPOCH + now.since(Tick::ZERO);
+        let sample = sample(&self.directory, &self.snapshot, state, time);
+        let report = reporting.reporter.report(&sample, now);
+        reporting.out.extend(report.map(|report| (report, false)));
+    }
+
+    pub(crate) fn take_reports(&mut self) -> Vec<(LoadStatsRequest, bool)> {
+        std::mem::take(&mut self.reporting.out)
     }
 
     /// One new session: the endpoints that were tried, in order, and whether the last one took it;
@@ -188,8 +364,13 @@ impl Proxy {
                 Reply::Answers => {
                     note(&endpoint, Outcome::Connected(WAY), now);
                     note(&endpoint, Outcome::Served, now);
-                    let lasts = Duration::from_millis(dice.below(20_000) as u64);
-                    self.sessions.push((now.after(lasts), endpoint.begin()));
+                    let most = if dice.one_in(8) { 120_000 } else { 20_000 };
+                    let lasts = Duration::from_millis(dice.below(most) as u64);
+                    self.sessions.push(Session {
+                        began: now,
+                        ends: now.after(lasts),
+                        endpoint: endpoint.begin(),
+                    });
                     return Some((path, true));
                 }
                 Reply::Refuses => Outcome::Refused,
@@ -205,8 +386,11 @@ impl Proxy {
 
     /// The service as it stands.
     pub(crate) fn view(&self) -> Option<Arc<ServiceView>> {
-        let name = ServiceName::parse("shop/web:http").unwrap();
-        self.directory.service(&name)?.view().clone()
+        self.view_of(&sessions())
+    }
+
+    pub(crate) fn view_of(&self, service: &ServiceName) -> Option<Arc<ServiceView>> {
+        self.directory.service(service)?.view().clone()
     }
 
     /// The endpoints it was told of.
@@ -227,15 +411,11 @@ impl Proxy {
         }
         let (touched, problems) = self.snapshot.apply(step.delta);
         assert_eq!(problems, []);
-        if touched.services.is_empty() {
-            return;
-        }
         self.directory
             .apply(&self.snapshot, &touched.services, &|_| Vec::new(), now);
+        self.datagrams.update(&self.snapshot, &self.directory);
         let rows = self.snapshot.endpoints.values().flat_map(|row| row.keys());
-        let told: BTreeSet<SocketAddr> = rows
-            .filter_map(|key| key.target.to_string().parse().ok())
-            .collect();
+        let told: BTreeSet<SocketAddr> = rows.filter_map(addr_of).collect();
         self.known.retain(|addr, _| told.contains(addr));
         for addr in told {
             self.known.entry(addr).or_insert(now);
@@ -250,6 +430,27 @@ impl Proxy {
         };
         self.answers.push((now.after(took), Answer { job, result }));
     }
+}
+
+/// The service that takes sessions.
+pub(crate) fn sessions() -> ServiceName {
+    ServiceName::parse("shop/web:http").unwrap()
+}
+
+/// The one that takes datagrams.
+pub(crate) fn flows() -> ServiceName {
+    ServiceName::parse("shop/web:dns").unwrap()
+}
+
+fn addr_of(key: &EndpointKey) -> Option<SocketAddr> {
+    match key.target {
+        Target::Addr(addr) => Some(addr),
+        Target::Dns { .. } => None,
+    }
+}
+
+fn of_cluster(at: SocketAddr, cluster: usize) -> bool {
+    matches!(at, SocketAddr::V4(at) if usize::from(at.ip().octets()[2]) == cluster)
 }
 
 /// There and back.

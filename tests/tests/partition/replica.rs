@@ -1,6 +1,6 @@
 //! A replica of the hub: sees the store, judges heartbeats, plans, and writes while it leads.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use fairlead_api::{
     conditions::{self, kind, reason},
@@ -10,15 +10,18 @@ use fairlead_config::name::MemberName;
 use fairlead_controller::{
     board::Board,
     epoch::{Epoch, Found, Life, Step},
+    fleet::{self, Fleet},
+    hub::reports::Reports,
     leader::{Election, RENEW_EVERY, Record, Step as Lead},
     members::{self, Facts, Heartbeats, Verdict},
     plan::plan,
     status::Write,
     world::{Kind, Object, Settings, World},
 };
-use fairlead_runtime::clock::Tick;
+use fairlead_runtime::clock::{Clock, Tick};
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::ResourceExt;
+use parking_lot::Mutex;
 
 use crate::store::{Seen, Store};
 
@@ -27,6 +30,13 @@ pub(crate) struct Replica {
     pub(crate) board: Board,
     /// It has planned everything once, and holds nothing back.
     pub(crate) serves: bool,
+    /// What it hears of proxies.
+    pub(crate) reports: Reports,
+    /// No other life of a replica has this number.
+    pub(crate) life_number: u64,
+    fleet: Arc<Mutex<Fleet>>,
+    published: BTreeMap<String, String>,
+    next_gather: Tick,
     world: World,
     heartbeats: Heartbeats,
     members: BTreeMap<MemberName, MemberCluster>,
@@ -43,13 +53,20 @@ pub(crate) struct Replica {
 }
 
 impl Replica {
-    pub(crate) fn start(name: &str, store: &mut Store, now: Tick) -> Self {
+    pub(crate) fn start(name: &str, store: &mut Store, clock: &Clock) -> Self {
+        let now = clock.now();
         if store.epoch.id.is_empty() {
             store.epoch.id = "first".to_owned();
         }
         let mut world = World::new(Settings::default());
         world.seen_up_to(store.revision);
+        let fleet: Arc<Mutex<Fleet>> = Arc::default();
         Self {
+            reports: Reports::new(Arc::clone(&fleet), clock.clone()),
+            life_number: now.0,
+            fleet,
+            published: BTreeMap::new(),
+            next_gather: now,
             board: Board::new(store.epoch.id.clone()),
             serves: false,
             world,
@@ -102,6 +119,7 @@ impl Replica {
             return;
         }
         self.lead(store, now);
+        self.gather(store, now);
         if now >= self.next_sweep {
             // Writes that were lost are made good.
             self.next_sweep = now.after(Duration::from_secs(10));
@@ -118,8 +136,40 @@ impl Replica {
         }
     }
 
-    fn leads(&self, now: Tick) -> bool {
+    pub(crate) fn leads(&self, now: Tick) -> bool {
         self.led && self.election.leads(now)
+    }
+
+    /// Carries what proxies report to where it is decided, and written.
+    fn gather(&mut self, store: &mut Store, now: Tick) {
+        if now < self.next_gather {
+            return;
+        }
+        self.next_gather = now.after(GATHER_EVERY);
+        let mut fleet = self.fleet.lock();
+        let gathered = fleet.gather(&self.board, &mut self.published, now);
+        for (key, loads) in gathered.loads {
+            self.world.apply_loads(&key, loads);
+        }
+        for (key, refusals) in gathered.refusals {
+            self.world.apply_refusals(&key, refusals);
+        }
+        if !self.led || !self.election.leads(now) {
+            return;
+        }
+        for name in gathered.groups {
+            let Some(group) = self.world.groups().get(name.as_str()) else {
+                continue;
+            };
+            let old = group.status.clone().unwrap_or_default();
+            let published = self.board.hash(&name);
+            let new = fleet.status(&name, published.as_deref(), &old, &time(now));
+            store.write(Write::GroupProxies {
+                name,
+                version: 0,
+                status: fleet::without_ports(&new).expect("a status is an object"),
+            });
+        }
     }
 
     fn look(&mut self, store: &mut Store, now: Tick) {
@@ -247,6 +297,7 @@ impl Replica {
             for (name, member) in &self.members {
                 self.heartbeats.join(name.clone(), verdict(member), now);
             }
+            self.fleet.lock().expect_all(self.world.groups(), now);
         }
         self.led = leads;
         if !leads || now < self.next_verdicts {
@@ -327,4 +378,5 @@ const KINDS: [Kind; 6] = [
     Kind::Service,
     Kind::Import,
 ];
+const GATHER_EVERY: Duration = Duration::from_millis(500);
 const LOOK_EVERY: Duration = Duration::from_secs(2);

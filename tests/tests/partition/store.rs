@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fairlead_api::{labels, mcs::ServiceImport};
+use fairlead_api::{labels, mcs::ServiceImport, proxy::ProxyGroupStatus};
 use fairlead_config::name::MemberName;
 use fairlead_controller::{
     epoch::Epoch,
@@ -122,18 +122,9 @@ impl Store {
                     }
                 });
             }
-            Write::GroupPorts {
-                name,
-                version,
-                frontends,
-            } => {
-                self.change(Kind::Group, "", &name, version, |object| {
-                    if let Object::Group(group) = object {
-                        group.status.get_or_insert_default().frontends = frontends;
-                    }
-                });
+            group @ (Write::GroupPorts { .. } | Write::GroupProxies { .. }) => {
+                self.write_group(group);
             }
-            Write::GroupProxies { .. } => {}
             Write::Member {
                 name,
                 version,
@@ -145,6 +136,34 @@ impl Store {
                     }
                 });
             }
+        }
+    }
+
+    fn write_group(&mut self, write: Write) {
+        match write {
+            Write::GroupPorts {
+                name,
+                version,
+                frontends,
+            } => {
+                self.change(Kind::Group, "", &name, version, |object| {
+                    if let Object::Group(group) = object {
+                        group.status.get_or_insert_default().frontends = frontends;
+                    }
+                });
+            }
+            Write::GroupProxies {
+                name,
+                version,
+                status,
+            } => {
+                self.change(Kind::Group, "", &name, version, |object| {
+                    if let Object::Group(group) = object {
+                        patch(group.status.get_or_insert_default(), &status);
+                    }
+                });
+            }
+            _ => unreachable!("only writes to groups come here"),
         }
     }
 
@@ -185,6 +204,14 @@ impl Store {
             self.put(object);
         }
     }
+}
+
+/// Replaces the fields of a status that the patch has.
+fn patch(status: &mut ProxyGroupStatus, patch: &serde_json::Value) {
+    let mut all = serde_json::to_value(&*status).unwrap();
+    let fields = all.as_object_mut().unwrap();
+    fields.extend(patch.as_object().unwrap().clone());
+    *status = serde_json::from_value(all).unwrap();
 }
 
 fn metadata(

@@ -85,7 +85,10 @@ impl Cluster {
             },
             "addressType": "IPv4",
             "endpoints": endpoints.collect::<Vec<_>>(),
-            "ports": [{ "name": "http", "protocol": "TCP", "port": PORT }],
+            "ports": [
+                { "name": "http", "protocol": "TCP", "port": PORT },
+                { "name": "dns", "protocol": "UDP", "port": DATAGRAM_PORT },
+            ],
         }))
     }
 }
@@ -109,9 +112,11 @@ pub(crate) fn from<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> 
     serde_json::from_value(value).unwrap()
 }
 
-/// The address of an endpoint, as proxies know it.
-pub(crate) fn addr(ip: Ipv4Addr) -> SocketAddr {
-    (ip, PORT).into()
+/// The addresses of an endpoint, as proxies know it.
+pub(crate) fn addrs(ip: Ipv4Addr) -> [SocketAddr; 2] {
+    [(ip, PORT).into(), (ip, DATAGRAM_PORT).into()]
 }
 
 const PORT: u16 = 8080;
+/// Nothing probes it: what the probes of the other port say holds for it, too.
+const DATAGRAM_PORT: u16 = 5353;
