@@ -300,15 +300,18 @@ impl Directory {
 
     /// Brings an endpoint's flag in line with its probes.
     fn set_probed(&mut self, endpoint: &Arc<EndpointState>, now: Tick) {
-        let down = self.probes.probed(endpoint.id) == Probed::Bad;
-        if down == endpoint.flags().has(Flags::PROBE_DOWN) {
+        let both = Flags::PROBE_DOWN.with(Flags::DEAD_HERE);
+        let wanted = match self.probes.probed(endpoint.id) {
+            Probed::Bad if self.probes.is_gone(endpoint.id) => both,
+            Probed::Bad => Flags::PROBE_DOWN,
+            Probed::Unchecked | Probed::Unverified | Probed::Good => Flags::NONE,
+        };
+        if endpoint.flags().0 & both.0 == wanted.0 {
             return;
         }
+        endpoint.change_flags(wanted, Flags(both.0 & !wanted.0));
         let id = endpoint.member.service.id;
-        if down {
-            endpoint.change_flags(Flags::PROBE_DOWN, Flags::NONE);
-        } else {
-            endpoint.change_flags(Flags::NONE, Flags::PROBE_DOWN);
+        if wanted == Flags::NONE {
             self.ramp(id, endpoint, now);
         }
         self.dirty.insert(id);

@@ -422,9 +422,12 @@ impl Flags {
     pub const LINK_LOST: Self = Self(1 << 5);
     /// Ejected, and one connection may try it.
     pub const TRIAL: Self = Self(1 << 6);
+    /// Probes from here find nobody there: refused, reset, or no answer to the connect. Only ever up
+    /// together with [`Self::PROBE_DOWN`].
+    pub const DEAD_HERE: Self = Self(1 << 7);
 
     /// What this process found out by itself.
-    const SEEN_HERE: Self = Self(0b111_1000);
+    const SEEN_HERE: Self = Self(0b1111_1000);
     const UNUSABLE: Self = Self(0b11_1111);
     const HOPELESS: Self = Self(0b111);
 
@@ -438,9 +441,15 @@ impl Flags {
         !self.has(Self::UNUSABLE)
     }
 
-    /// May be tried when a tier panics: what stands against it is only what we saw ourselves.
+    /// May be tried when nothing is healthy: what stands against it is only what we saw ourselves.
     pub fn is_hopeful(self) -> bool {
         !self.has(Self::HOPELESS)
+    }
+
+    /// May be tried when a tier panics: what stands against it, if anything does, is soft. It was
+    /// ejected, answers its probes wrongly or is out of touch, but isn't known to be dead.
+    pub fn is_doubtful(self) -> bool {
+        self.is_hopeful() && !self.has(Self::DEAD_HERE)
     }
 
     /// Usable but for being about to leave.

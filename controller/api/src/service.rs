@@ -378,7 +378,8 @@ pub struct Failover {
     /// Later tiers are never used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_fallback: Option<bool>,
-    /// Percent: a tier less healthy than this, with nothing behind it, uses all its endpoints.
+    /// Percent: a tier less healthy than this, with nothing behind it, uses all its endpoints but
+    /// those that the proxy's own probes find dead; these too when nothing is healthy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::schema::percent")]
     pub panic_below: Option<i32>,

@@ -22,8 +22,11 @@ pub struct Policy {
     pub min_healthy: u32,
     /// Later tiers are never used.
     pub no_fallback: bool,
-    /// Percent: a tier less healthy than this uses all its endpoints, where no later tier can take
-    /// the share.
+    /// Percent: a tier less healthy than this, where no later tier can take the share, also uses the
+    /// endpoints against which only soft evidence stands: ejected ones, those that answer probes
+    /// wrongly, those of a member out of touch. One that this proxy's own probes find dead (refused,
+    /// reset, no answer to the connect) stays out as long as anything is healthy; when nothing is, all
+    /// are tried. 0: off.
     pub panic_below: u8,
     /// How long a tier stays good before it takes traffic back.
     pub return_after: Duration,

@@ -197,6 +197,46 @@ proptest! {
     }
 
     #[test]
+    fn one_known_dead_is_never_picked_while_a_healthy_one_exists(
+        tiers in tiers(),
+        balancer in prop::sample::select(&BALANCERS[..]),
+        affinity in prop::sample::select(&[Affinity::None, Affinity::ClientIp][..]),
+        panic_below in 0u8..=100,
+        // Dead, doubtful, or healthy, by position.
+        states in prop::collection::vec(0u8..3, 64),
+        client: u32,
+    ) {
+        let mut fixture = service(&text(&tiers))
+            .policy(|policy| {
+                (policy.balancer, policy.affinity) = (balancer, affinity);
+                policy.panic_below = panic_below;
+            })
+            .build();
+        for (endpoint, state) in fixture.endpoints().iter().zip(states) {
+            let flags = match state {
+                0 => Flags::PROBE_DOWN.with(Flags::DEAD_HERE),
+                1 => Flags::PROBE_DOWN,
+                _ => Flags::NONE,
+            };
+            endpoint.change_flags(flags, Flags::NONE);
+        }
+        fixture.rebuild();
+        let view = fixture.view();
+        let weights = view.service.tiers.iter().flat_map(|tier| &tier.members);
+        let healthy = view.members.iter().zip(weights).any(|(member, configured)| {
+            let usable = member.endpoints.iter().any(|entry| entry.state.is_usable());
+            !configured.weight.is_drain() && usable
+        });
+        let mut draw = Draw::new(u64::from(client));
+        let mut tried = Tried::new();
+        while let Ok(pick) = view.pick(&flow(client), &mut draw, fixture.now, &tried) {
+            prop_assert!(!healthy || !pick.endpoint.flags().has(Flags::DEAD_HERE));
+            tried.push(&pick);
+        }
+        prop_assert!(!healthy || !tried.is_empty(), "empty while a healthy one exists");
+    }
+
+    #[test]
     fn the_same_seed_picks_the_same(
         tiers in tiers(),
         balancer in prop::sample::select(&BALANCERS[..]),

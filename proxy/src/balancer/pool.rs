@@ -26,7 +26,10 @@ pub enum Mode {
     /// Those that nothing stands against.
     #[default]
     Usable,
-    /// Panic: also those that only our own observations stand against.
+    /// Panic: also those against which only soft evidence stands. Never one that is known to be dead
+    /// here, because something in the tier is healthy.
+    Doubtful,
+    /// Nothing is healthy: also those that only our own observations stand against, the dead too.
     Hopeful,
     /// Those about to leave, when there is nothing else.
     Draining,
@@ -175,6 +178,7 @@ impl Mode {
     pub fn admits(self, flags: Flags) -> bool {
         match self {
             Self::Usable => flags.is_usable() || flags.is_on_trial(),
+            Self::Doubtful => flags.is_doubtful(),
             Self::Hopeful => flags.is_hopeful(),
             Self::Draining => flags.is_draining(),
         }

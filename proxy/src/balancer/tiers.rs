@@ -4,8 +4,10 @@
 //! neither count, so a planned drain spills nothing. A tier can take `min(1, health × factor)`, in
 //! order of preference; the rest spills. Where the tiers together can't take everything, in this
 //! order: a tier that is held back returns early, a tier below `minHealthy` helps out, and then what
-//! there is takes all, each tier below `panicBelow` with all its endpoints. Leaving endpoints serve
-//! when nothing else in any tier that may be used is healthy.
+//! there is takes all, each tier below `panicBelow` also with the endpoints against which only soft
+//! evidence stands (ejected, wrong answers to probes, out of touch): while anything is healthy, an
+//! endpoint that our own probes find dead is never used. When nothing in any tier that may be used is
+//! healthy, leaving endpoints serve, and where there are none, the first tier with hope tries them all.
 //!
 //! A tier gives up sessions at once, and takes back only what it could have taken all the time of the
 //! last `returnAfter`.
@@ -32,7 +34,9 @@ pub struct Counts {
     pub all: u32,
     /// Those of them that take sessions.
     pub healthy: u32,
-    /// Those of them that only our own observations stand against, and the healthy ones.
+    /// Those of them against which only soft evidence stands, and the healthy ones.
+    pub doubtful: u32,
+    /// Those of them that only our own observations stand against, and the doubtful ones.
     pub hopeful: u32,
     /// Endpoints that are leaving and still serve.
     pub draining: u32,
@@ -190,23 +194,22 @@ fn stretch(tiers: &[Vec<Counts>], decided: &mut [TierShare], policy: &Policy, an
         tier.share = up_to - given;
         given = up_to;
         if tier.share > 0 && panics(tier, policy) {
-            tier.mode = Mode::Hopeful;
+            tier.mode = Mode::Doubtful;
             tier.members = members
                 .iter()
                 .map(|member| {
                     let shunned = member.suspect && another_can;
-                    if member.hopeful > 0 && !shunned {
-                        ramped(member)
-                    } else {
-                        0
-                    }
+                    let usable = if shunned { 0 } else { member.doubtful };
+                    let own = by_health(usable, member.all, policy.spill_factor);
+                    scaled(ramped(member), own)
                 })
                 .collect();
         }
     }
 }
 
-/// Nothing is healthy: leaving endpoints that still serve, else panic in the first tier that can.
+/// Nothing is healthy: leaving endpoints that still serve, else all that there is hope for in the
+/// first tier that has any.
 fn resort(tiers: &[Vec<Counts>], decided: &mut [TierShare], policy: &Policy) {
     type Count = fn(&Counts) -> u32;
     let draining: Count = |member| member.draining;

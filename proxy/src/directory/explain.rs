@@ -40,7 +40,8 @@ pub struct TierReport {
     pub held: Option<Duration>,
     /// It has fewer healthy endpoints than `minHealthy`.
     pub below_min: bool,
-    /// Which endpoints it uses: `usable`, `all` (panic) or `draining`.
+    /// Which endpoints it uses: `usable`; `all-but-dead` (panic: what is healthy and what only soft
+    /// evidence stands against); `all` (nothing is healthy anywhere); or `draining`.
     pub uses: &'static str,
     /// In the order of the configuration.
     pub members: Vec<MemberReport>,
@@ -195,6 +196,7 @@ fn tier_report(tier: &TierShare, now: Tick) -> TierReport {
         below_min: tier.below_min,
         uses: match tier.mode {
             Mode::Usable => "usable",
+            Mode::Doubtful => "all-but-dead",
             Mode::Hopeful => "all",
             Mode::Draining => "draining",
         },

@@ -62,6 +62,9 @@ pub struct LearnedEndpoint {
     /// What its probes say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probed_good: Option<bool>,
+    /// Where they are bad: whether nobody is there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gone: bool,
     /// Its ejection, or its last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ejection: Option<LearnedEjection>,
@@ -83,6 +86,7 @@ impl Directory {
                     connect_micros: state.connect_time().map(micros),
                     ramping_millis: ramping.map(|(_, since)| millis(now - *since)),
                     probed_good: self.probes.verdict(state.id),
+                    gone: self.probes.is_gone(state.id),
                     ejection: served.ejections.learned(state.id, now),
                 };
                 learned.says_anything().then_some(learned)
@@ -136,7 +140,7 @@ impl Directory {
                 state.restore_connect_time(Duration::from_micros(micros));
             }
             if let Some(good) = learned.probed_good {
-                self.probes.restore(state, good);
+                self.probes.restore(state, good, learned.gone);
                 self.set_probed(state, now);
             }
             if let (Some(served), Some(ejection)) = (self.served.get_mut(&id), &learned.ejection) {

@@ -194,7 +194,7 @@ impl Directory {
         }
         for endpoint in endpoints {
             self.probes.remove(endpoint);
-            endpoint.change_flags(Flags::NONE, Flags::PROBE_DOWN);
+            endpoint.change_flags(Flags::NONE, Flags::PROBE_DOWN.with(Flags::DEAD_HERE));
             self.set_link(endpoint);
         }
     }

@@ -13,7 +13,7 @@ use fairlead_config::{
 
 use super::*;
 use crate::{
-    balancer::{FlowKey, Tried, draw::Draw},
+    balancer::{FlowKey, Tried, draw::Draw, pool::Mode},
     health::{
         note,
         probe::ProbeError,
@@ -148,6 +148,68 @@ fn failed_probes_withdraw_within_seconds_and_are_not_capped() {
     assert_eq!(fixture.rounded_shares(), [0, 100]);
     fixture.pass(Duration::from_secs(10), |_| Ok(None));
     assert_eq!(fixture.rounded_shares(), [100, 0]);
+}
+
+#[test]
+fn in_panic_those_who_answer_badly_are_tried_and_those_who_do_not_answer_are_not() {
+    let mut fixture = service("a:4").policy(checked).build();
+    let endpoints = fixture.endpoints();
+    fixture.pass(Duration::from_secs(2), |_| Ok(None));
+    let first = [
+        Err(ProbeError::Status(503)),
+        Err(ProbeError::TimedOut),
+        Err(ProbeError::Refused),
+        Ok(None),
+    ];
+    let answers = |answers: [Result<Option<Duration>, ProbeError>; 4]| {
+        let endpoints = endpoints.clone();
+        move |endpoint: &EndpointState| {
+            let place = endpoints.iter().position(|known| **known == *endpoint);
+            answers[place.unwrap()]
+        }
+    };
+    let dead = || {
+        let flags = endpoints.iter().map(|endpoint| endpoint.flags());
+        flags
+            .map(|flags| flags.has(Flags::DEAD_HERE))
+            .collect::<Vec<_>>()
+    };
+    fixture.pass(Duration::from_secs(3), answers(first));
+    assert_eq!(dead(), [false, false, true, false]);
+    assert_eq!(fixture.view().tiers[0].mode, Mode::Doubtful);
+    let candidates = |fixture: &Fixture| {
+        let mut draw = Draw::new(1);
+        let mut tried = Tried::new();
+        let key = key(7);
+        while let Ok(pick) = fixture.view().pick(&key, &mut draw, fixture.now, &tried) {
+            tried.push(&pick);
+        }
+        endpoints
+            .iter()
+            .map(|endpoint| tried.contains(endpoint.id))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(candidates(&fixture), [true, true, false, true]);
+
+    // The reason can change while it is down, both ways.
+    let then = [
+        Err(ProbeError::Unanswered),
+        Err(ProbeError::TimedOut),
+        Err(ProbeError::Status(500)),
+        Ok(None),
+    ];
+    fixture.pass(Duration::from_secs(2), answers(then));
+    assert_eq!(dead(), [true, false, false, false]);
+    assert_eq!(candidates(&fixture), [false, true, true, true]);
+
+    // When nothing is healthy, all are tried.
+    fixture.pass(
+        Duration::from_secs(3),
+        answers([Err(ProbeError::Refused); 4]),
+    );
+    assert_eq!(dead(), [true; 4]);
+    assert_eq!(fixture.view().tiers[0].mode, Mode::Hopeful);
+    assert_eq!(candidates(&fixture), [true; 4]);
 }
 
 #[test]

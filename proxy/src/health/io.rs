@@ -22,6 +22,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
+    time::timeout,
 };
 
 use super::probe::{Answer, Job, ProbeError, grpc};
@@ -82,8 +83,7 @@ async fn probe(job: Job, clock: Clock) -> Answer {
     };
     let mut addr = job.endpoint.addr;
     addr.set_port(check.port.unwrap_or(addr.port()));
-    let asked = tokio::time::timeout(check.timeout, ask(check, addr, &clock)).await;
-    let result = asked.unwrap_or(Err(ProbeError::TimedOut));
+    let result = ask(check, addr, &clock).await;
     Answer { job, result }
 }
 
@@ -92,12 +92,27 @@ async fn ask(
     addr: SocketAddr,
     clock: &Clock,
 ) -> Result<Option<Duration>, ProbeError> {
+    let unanswered = |_| ProbeError::Unanswered;
     if let Probe::Udp { send, expect } = &check.probe {
-        return ask_udp(addr, send, expect).await.map(|()| None);
+        let asked = timeout(check.timeout, ask_udp(addr, send, expect)).await;
+        return asked.map_err(unanswered)?.map(|()| None);
     }
     let began = clock.now();
-    let stream = TcpStream::connect(addr).await.map_err(fault)?;
+    let connected = timeout(check.timeout, TcpStream::connect(addr)).await;
+    let stream = connected.map_err(unanswered)?.map_err(fault)?;
     let took = clock.now().since(began);
+    let left = check.timeout.saturating_sub(took);
+    let asked = timeout(left, ask_stream(stream, check, addr)).await;
+    asked.unwrap_or(Err(ProbeError::TimedOut))?;
+    Ok(Some(took))
+}
+
+/// Asks what the check says over a connection.
+async fn ask_stream(
+    stream: TcpStream,
+    check: &HealthCheck,
+    addr: SocketAddr,
+) -> Result<(), ProbeError> {
     // Closed by a reset: two thousand probes a second would fill the table of TIME_WAIT.
     socket2::SockRef::from(&stream)
         .set_linger(Some(Duration::ZERO))
@@ -120,7 +135,7 @@ async fn ask(
         Probe::Grpc { service } => ask_grpc(stream, addr, service).await?,
         Probe::Udp { .. } => {}
     }
-    Ok(Some(took))
+    Ok(())
 }
 
 async fn ask_tcp(mut stream: TcpStream, send: &[u8], expect: &[u8]) -> Result<(), ProbeError> {

@@ -89,7 +89,7 @@ struct Due {
 pub enum Judged {
     /// Nothing.
     Same,
-    /// The endpoint's own probes say something else now.
+    /// The endpoint's own probes say something else now, or say it for another reason.
     Endpoint(Probed),
     /// Every probed endpoint of this member is to be looked at again.
     Member(Identity),
@@ -264,17 +264,20 @@ impl Schedule {
             Err(_) => Some(false),
         };
         let member = endpoint.member.identity;
+        let error = answer.result.err();
         let samples = self.members.get_mut(&member);
-        let member_changed = samples.is_some_and(|samples| samples.answered(good, *is_sample));
-        let before = self.probed(endpoint.id);
-        self.observe(endpoint, good, answer.result.err(), now);
-        let after = self.probed(endpoint.id);
+        let member_changed =
+            samples.is_some_and(|samples| samples.answered(good, error, *is_sample));
+        let says = |schedule: &Self| (schedule.probed(endpoint.id), schedule.is_gone(endpoint.id));
+        let before = says(self);
+        self.observe(endpoint, good, error, now);
+        let after = says(self);
         if member_changed {
             Judged::Member(member)
         } else if after == before {
             Judged::Same
         } else {
-            Judged::Endpoint(after)
+            Judged::Endpoint(after.0)
         }
     }
 
@@ -337,13 +340,29 @@ impl Schedule {
         }
     }
 
-    /// Takes over what an earlier process's probes said.
-    pub fn restore(&mut self, endpoint: &EndpointState, good: bool) {
+    /// Whether its bad probes, or its member's samples, say that nobody is there
+    /// ([`ProbeError::is_death`]).
+    pub fn is_gone(&self, endpoint: EndpointId) -> bool {
+        let slot = self.slots.get(endpoint.0 as usize);
+        let Some((slot, state)) = slot.and_then(|slot| Some((slot, slot.endpoint.as_ref()?)))
+        else {
+            return false;
+        };
+        if slot.state == State::Bad {
+            return slot.error.is_some_and(ProbeError::is_death);
+        }
+        let samples = self.members.get(&state.member.identity);
+        samples.is_some_and(Samples::is_silent)
+    }
+
+    /// Takes over what an earlier process's probes said; of bad ones, whether nobody is there.
+    pub fn restore(&mut self, endpoint: &EndpointState, good: bool, gone: bool) {
         if let Some(slot) = self.slots.get_mut(endpoint.id.0 as usize)
             && slot.endpoint.is_some()
         {
             self.unverified -= u32::from(slot.state == State::Unverified);
             slot.state = if good { State::Good } else { State::Bad };
+            slot.error = (!good && gone).then_some(ProbeError::Unanswered);
         }
     }
 

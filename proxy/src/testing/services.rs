@@ -115,6 +115,13 @@ impl Fixture {
             .apply(&self.snapshot, &touched.services, &|_| Vec::new(), self.now);
     }
 
+    /// Makes the view anew, after flags were changed by hand.
+    pub(crate) fn rebuild(&mut self) {
+        let name = std::slice::from_ref(&self.name);
+        self.directory
+            .apply(&self.snapshot, name, &|_| Vec::new(), self.now);
+    }
+
     pub(crate) fn state(&self) -> &Arc<ServiceState> {
         self.directory.service(&self.name).unwrap()
     }

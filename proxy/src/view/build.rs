@@ -117,6 +117,7 @@ fn count_member(weight: u32, member: &MemberInput, slow_start: Duration, now: Ti
             continue;
         }
         counts.all += 1;
+        counts.doubtful += u32::from(flags.is_doubtful());
         counts.hopeful += u32::from(flags.is_hopeful());
         if flags.is_usable() {
             counts.healthy += 1;

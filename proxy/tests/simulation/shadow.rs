@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use fairlead_proxy::{
-    health::verdict::Verdict,
+    health::{probe::ProbeError, verdict::Verdict},
     registry::{EndpointId, EndpointState, Flags, Outcome},
     view::ServiceView,
 };
@@ -17,6 +17,8 @@ pub(crate) struct Shadow {
     strikes: BTreeMap<EndpointId, (u32, u32)>,
     /// Probes in a row: good when positive.
     probes: BTreeMap<EndpointId, i64>,
+    /// Whether the last failed probe found nobody there.
+    deaths: BTreeMap<EndpointId, bool>,
     /// Flags as they were last seen.
     flags: BTreeMap<EndpointId, Flags>,
 }
@@ -50,8 +52,12 @@ impl Shadow {
         0
     }
 
-    pub(crate) fn probe(&mut self, endpoint: &EndpointState, good: bool) {
+    pub(crate) fn probe(&mut self, endpoint: &EndpointState, error: Option<ProbeError>) {
         let row = self.probes.entry(endpoint.id).or_default();
+        let good = error.is_none();
+        if let Some(error) = error {
+            self.deaths.insert(endpoint.id, error.is_death());
+        }
         *row = match (good, *row > 0) {
             (true, true) => *row + 1,
             (true, false) => 1,
@@ -60,9 +66,16 @@ impl Shadow {
         };
     }
 
+    /// Whether probes have found nobody there often enough, and nobody since.
+    pub(crate) fn is_dead(&self, endpoint: &EndpointState) -> bool {
+        endpoint.flags().has(Flags::PROBE_DOWN)
+            && self.deaths.get(&endpoint.id).copied().unwrap_or(false)
+    }
+
     /// A new life: what was counted before counts no more.
     pub(crate) fn forget(&mut self, endpoint: &EndpointState) {
         self.strikes.remove(&endpoint.id);
+        self.deaths.remove(&endpoint.id);
         self.probes.remove(&endpoint.id);
         self.flags.remove(&endpoint.id);
     }
@@ -84,6 +97,12 @@ impl Shadow {
                 self.probes.remove(&id);
             }
             let before = known.unwrap_or_default();
+            assert_eq!(
+                now.has(Flags::DEAD_HERE),
+                self.is_dead(&entry.state),
+                "whether {} is known dead",
+                entry.state.addr
+            );
             let row = self.probes.get(&id).copied().unwrap_or(0);
             if let Some(check) = &policy.health_check {
                 if now.has(Flags::PROBE_DOWN) && !before.has(Flags::PROBE_DOWN) {

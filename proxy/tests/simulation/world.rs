@@ -29,6 +29,8 @@ pub(crate) enum Behaviour {
     Silent,
     /// Accepts and resets before a byte.
     Resetting,
+    /// Serves sessions, and answers probes that it doesn't.
+    Failing,
 }
 
 /// Every endpoint there ever is, and what the configuration says now.

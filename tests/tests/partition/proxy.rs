@@ -426,7 +426,7 @@ impl Proxy {
         let (took, result) = match reply(job.endpoint.addr) {
             Reply::Answers => (WAY, Ok(Some(WAY))),
             Reply::Refuses => (WAY, Err(ProbeError::Refused)),
-            Reply::Silence => (Duration::from_millis(500), Err(ProbeError::TimedOut)),
+            Reply::Silence => (Duration::from_millis(500), Err(ProbeError::Unanswered)),
         };
         self.answers.push((now.after(took), Answer { job, result }));
     }

@@ -10,6 +10,7 @@ fn member(weight: u32, healthy: u32, all: u32) -> Counts {
         weight: weight * 1000,
         all,
         healthy,
+        doubtful: all,
         hopeful: all,
         draining: 0,
         ramp: RAMP_FULL,
@@ -138,15 +139,15 @@ fn without_fallback_later_tiers_are_never_used() {
 
 #[test]
 fn a_tier_panics_only_where_no_later_tier_can_take_its_share() {
-    use Mode::{Hopeful, Usable};
+    use Mode::{Doubtful, Hopeful, Usable};
     let rows: [(Health, u8, &[Mode]); 7] = [
         (&[(4, 10), (10, 10)], 50, &[Usable, Usable]),
-        (&[(4, 10)], 50, &[Hopeful]),
+        (&[(4, 10)], 50, &[Doubtful]),
         (&[(5, 10)], 50, &[Usable]),
         (&[(4, 10)], 30, &[Usable]),
-        (&[(0, 10), (4, 10)], 50, &[Usable, Hopeful]),
+        (&[(0, 10), (4, 10)], 50, &[Usable, Doubtful]),
         (&[(0, 10), (0, 10)], 50, &[Hopeful, Usable]),
-        (&[(2, 10), (2, 10)], 50, &[Hopeful, Hopeful]),
+        (&[(2, 10), (2, 10)], 50, &[Doubtful, Doubtful]),
     ];
     for (health, panic_below, expected) in rows {
         let tiers: Vec<_> = health
@@ -156,6 +157,21 @@ fn a_tier_panics_only_where_no_later_tier_can_take_its_share() {
         let found = modes(&tiers, |policy| policy.panic_below = panic_below);
         assert_eq!(found, expected, "{health:?} {panic_below}");
     }
+}
+
+#[test]
+fn panic_rescues_the_doubtful_and_leaves_the_dead_out_while_anything_is_healthy() {
+    let mut near = member(100, 2, 10);
+    near.doubtful = 5;
+    let mut gone = member(100, 0, 10);
+    gone.doubtful = 0;
+    let few = decide(&[vec![near, gone]], |policy| policy.spill_factor = 1000);
+    assert_eq!(few.tiers[0].mode, Mode::Doubtful);
+    assert_eq!(few.tiers[0].members, [50_000, 0], "half of it");
+    near.healthy = 0;
+    let none = decide(&[vec![near, gone]], |_| {});
+    assert_eq!(none.tiers[0].mode, Mode::Hopeful);
+    assert_eq!(none.tiers[0].members, [100_000, 100_000]);
 }
 
 #[test]
@@ -169,7 +185,7 @@ fn with_panic_off_a_dead_service_takes_nothing() {
 #[test]
 fn endpoints_that_are_not_ready_are_no_hope_in_panic() {
     let mut dead = member(100, 0, 10);
-    dead.hopeful = 0;
+    (dead.doubtful, dead.hopeful) = (0, 0);
     assert_eq!(percents(&[vec![dead], tier(0, 10)], |_| {}), [0, 100]);
     assert_eq!(percents(&[vec![dead]], |_| {}), [0]);
 }
@@ -199,7 +215,7 @@ fn a_suspect_member_takes_nothing_while_another_member_or_allowed_tier_can() {
     assert_eq!(decide(&[vec![suspect]], |_| {}).tiers[0].members, [100_000]);
     // In panic, too: what is left takes all.
     let few = decide(&[vec![suspect, member(100, 1, 10)]], |_| {});
-    assert_eq!(few.tiers[0].mode, Mode::Hopeful);
+    assert_eq!(few.tiers[0].mode, Mode::Doubtful);
     assert_eq!(few.tiers[0].members, [0, 100_000]);
 }
 
@@ -282,13 +298,15 @@ prop_compose! {
         all in 0u32..20,
         healthy in 0u32..20,
         unready in 0u32..20,
+        dead in 0u32..20,
         draining in 0u32..3,
         suspect in prop::bool::weighted(0.2),
         ramp in 102..=RAMP_FULL,
     ) -> Counts {
         let healthy = healthy.min(all);
         let hopeful = all.saturating_sub(unready).max(healthy);
-        Counts { weight, all, healthy, hopeful, draining, ramp, suspect }
+        let doubtful = hopeful.saturating_sub(dead).max(healthy);
+        Counts { weight, all, healthy, doubtful, hopeful, draining, ramp, suspect }
     }
 }
 
@@ -327,13 +345,15 @@ proptest! {
             for (member, &weight) in members.iter().zip(&tier.members) {
                 let able = match tier.mode {
                     Mode::Usable => member.healthy,
+                    Mode::Doubtful => member.doubtful,
                     Mode::Hopeful => member.hopeful,
                     Mode::Draining => member.draining,
                 };
                 prop_assert!(weight == 0 || able > 0 && member.weight > 0);
                 prop_assert!(weight <= member.weight);
-                // Nothing fails open while somebody is healthy but where panic says so.
-                prop_assert!(tier.mode != Mode::Draining || !someone_healthy);
+                // While somebody is healthy, panic is for the doubtful: never for the dead.
+                let last_resort = matches!(tier.mode, Mode::Draining | Mode::Hopeful);
+                prop_assert!(!last_resort || !someone_healthy);
             }
         }
     }

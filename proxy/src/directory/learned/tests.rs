@@ -103,6 +103,7 @@ fn what_probes_said_counts_from_the_first_session_on() {
     pass_on(&old, &mut new);
     assert_eq!(new.directory.unverified(), 0, "no first round is needed");
     assert!(new.endpoints()[0].flags().has(Flags::PROBE_DOWN));
+    assert!(new.endpoints()[0].flags().has(Flags::DEAD_HERE));
     assert!(new.endpoints()[1].is_usable());
 }
 

@@ -133,6 +133,22 @@ async fn a_silent_peer_times_out() {
 }
 
 #[tokio::test]
+async fn an_unanswered_connect_is_told_from_a_slow_answer() {
+    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+    let listener = listener.unwrap();
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    listener.bind(&any.into()).unwrap();
+    listener.listen(0).unwrap();
+    let addr = listener.local_addr().unwrap().as_socket().unwrap();
+    // The queue is full from here on, and whoever comes next is not answered.
+    let _queued = TcpStream::connect(addr).await.unwrap();
+    let mut check = HealthCheck::new(http_probe((200, 299)));
+    check.timeout = Duration::from_millis(20);
+    let found = run(std::future::pending(), addr, check).await;
+    assert_eq!(found, Err(ProbeError::Unanswered));
+}
+
+#[tokio::test]
 async fn an_http_probe_goes_by_the_status() {
     let ok = b"HTTP/1.1 204 No Content\r\n\r\n";
     let (peer, addr) = says(ok).await;
@@ -182,8 +198,15 @@ async fn a_udp_probe_sees_that_nobody_listens() {
         send: b"ping"[..].into(),
         expect: b""[..].into(),
     };
-    let found = ask_while(std::future::pending(), addr, probe).await;
+    let found = ask_while(std::future::pending(), addr, probe.clone()).await;
     assert_eq!(found, Err(ProbeError::Refused));
+
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let addr = socket.local_addr().unwrap();
+    let mut check = HealthCheck::new(probe);
+    check.timeout = Duration::from_millis(20);
+    let found = run(std::future::pending(), addr, check).await;
+    assert_eq!(found, Err(ProbeError::Unanswered));
 }
 
 /// A gRPC server that answers one call with these bytes and this code.

@@ -35,7 +35,10 @@ pub enum ProbeError {
     /// No way there.
     #[error("unreachable")]
     Unreachable,
-    /// No answer in time.
+    /// No answer to the connect in time, or none at all to a datagram.
+    #[error("nobody answered in time")]
+    Unanswered,
+    /// Connected, but no whole answer in time.
     #[error("no answer in time")]
     TimedOut,
     /// Closed or reset before the answer was whole.
@@ -56,4 +59,15 @@ pub enum ProbeError {
     /// Our own fault; says nothing about the endpoint.
     #[error("the proxy could not probe")]
     Ours,
+}
+
+impl ProbeError {
+    /// Whether nobody is there: refused, reset, or no answer to the connect. All else comes from
+    /// somebody who may serve well enough.
+    pub fn is_death(self) -> bool {
+        matches!(
+            self,
+            Self::Refused | Self::Unreachable | Self::Unanswered | Self::Closed
+        )
+    }
 }

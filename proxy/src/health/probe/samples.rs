@@ -2,6 +2,7 @@
 
 use fairlead_runtime::clock::Tick;
 
+use super::ProbeError;
 use crate::registry::EndpointId;
 
 /// A member's probed endpoints, in every service.
@@ -16,6 +17,10 @@ pub(super) struct Samples {
     spared: bool,
     bad_rounds: u8,
     dead: bool,
+    /// Whether all bad answers of the last whole round were [`ProbeError::is_death`], and so far of
+    /// the current one.
+    silent: bool,
+    silent_so_far: bool,
 }
 
 impl Samples {
@@ -37,6 +42,11 @@ impl Samples {
 
     pub(super) fn is_dead(&self) -> bool {
         self.dead
+    }
+
+    /// Dead, and nobody is there.
+    pub(super) fn is_silent(&self) -> bool {
+        self.dead && self.silent
     }
 
     /// When its next round begins.
@@ -62,13 +72,19 @@ impl Samples {
         self.cursor = (self.cursor + count) % self.endpoints.len().max(1);
         self.pending = count as u32;
         self.spared = false;
+        self.silent_so_far = true;
         chosen
     }
 
     /// Adds an answer, or that there will be none; true when the member's verdict changed. Any good
     /// answer brings it back.
-    pub(super) fn answered(&mut self, good: Option<bool>, is_sample: bool) -> bool {
-        let was_dead = self.dead;
+    pub(super) fn answered(
+        &mut self,
+        good: Option<bool>,
+        error: Option<ProbeError>,
+        is_sample: bool,
+    ) -> bool {
+        let before = (self.dead, self.silent);
         if good == Some(true) {
             self.bad_rounds = 0;
             self.dead = false;
@@ -78,12 +94,14 @@ impl Samples {
         }
         if is_sample && self.pending > 0 {
             self.pending -= 1;
+            self.silent_so_far &= error.is_some_and(ProbeError::is_death);
             if self.pending == 0 && !self.spared {
                 self.bad_rounds = (self.bad_rounds + 1).min(2);
                 self.dead = self.bad_rounds == 2;
+                self.silent = self.silent_so_far;
             }
         }
-        self.dead != was_dead
+        (self.dead, self.silent) != before
     }
 }
 

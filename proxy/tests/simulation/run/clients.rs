@@ -13,7 +13,7 @@ use fairlead_proxy::{
     connect::{Action, Actions, AttemptId, Connecting, Event, Failure, GiveUp, Loser},
     health::note,
     registry::{EndpointState, Live, Outcome},
-    view::{MemberView, ServiceView},
+    view::{Entry, MemberView, ServiceView},
 };
 
 use super::{super::world::Behaviour, Happening, Session, Simulation};
@@ -59,6 +59,14 @@ impl Simulation {
             let pick = view.pick(&key, draw, now, tried)?;
             shadow.check_pick(&view, &pick.endpoint);
             assert!(!tried.contains(pick.endpoint.id), "a candidate twice");
+            let healthy = |(member, entry): (&MemberView, &Entry)| {
+                may_be_used(&view, member) && entry.state.is_usable()
+            };
+            assert!(
+                !shadow.is_dead(&pick.endpoint) || !view.endpoints().any(healthy),
+                "picked {}, known dead, while somebody is healthy",
+                pick.endpoint.addr
+            );
             Ok(pick)
         });
         let wake = connecting.next_wake();
@@ -80,7 +88,7 @@ impl Simulation {
                 let way = self.world.distance(endpoint.addr);
                 let took = self.dice.between(way, way + way / 5);
                 match self.world.behaviours[&endpoint.addr] {
-                    Behaviour::Good | Behaviour::Resetting => {
+                    Behaviour::Good | Behaviour::Resetting | Behaviour::Failing => {
                         self.after(took, Happening::Connected(number, attempt));
                     }
                     Behaviour::Refusing => self.after(took, Happening::Refused(number, attempt)),

@@ -26,7 +26,7 @@ impl Simulation {
     pub(super) fn probe_answered(&mut self, answer: Answer) {
         match answer.result {
             Err(ProbeError::Ours) => {}
-            result => self.shadow.probe(&answer.job.endpoint, result.is_ok()),
+            result => self.shadow.probe(&answer.job.endpoint, result.err()),
         }
         self.directory.observe([Signal::Answer(answer)], self.now);
         self.after_directory(None);
@@ -65,7 +65,8 @@ impl Simulation {
                 // A reset before data comes after what a TCP probe asks.
                 Behaviour::Good | Behaviour::Resetting => (took, Ok(Some(took))),
                 Behaviour::Refusing => (took, Err(ProbeError::Refused)),
-                Behaviour::Silent => (Duration::from_millis(500), Err(ProbeError::TimedOut)),
+                Behaviour::Silent => (Duration::from_millis(500), Err(ProbeError::Unanswered)),
+                Behaviour::Failing => (took, Err(ProbeError::Status(503))),
             }
         };
         self.after(

@@ -26,6 +26,7 @@ impl Simulation {
             Behaviour::Refusing,
             Behaviour::Silent,
             Behaviour::Resetting,
+            Behaviour::Failing,
         ]);
         let victim = self.world.any_addr(&mut self.dice);
         let member = self.world.rows[&victim].member;
