@@ -57,8 +57,9 @@ pub struct Directory {
     lost: BTreeSet<MemberName>,
     dirty: BTreeSet<ServiceId>,
     changes: Vec<Change>,
-    /// When removed endpoints are looked at again.
+    /// When removed endpoints are looked at again, and how many there may be before that.
     sweep_at: Option<Tick>,
+    leaving_max: usize,
 }
 
 /// A service that is served.
@@ -134,6 +135,7 @@ impl Directory {
             dirty: BTreeSet::new(),
             changes: Vec::new(),
             sweep_at: None,
+            leaving_max: rows::LEAVING_SLACK,
         }
     }
 
@@ -166,6 +168,9 @@ impl Directory {
             self.withdraw(id, &withdrawn, now);
         }
         self.flush(now);
+        if self.registry.leaving() > self.leaving_max {
+            self.sweep();
+        }
     }
 
     /// Takes in what was seen, then swaps the views of the services that it changed, each once.
@@ -190,10 +195,17 @@ impl Directory {
             self.advance_service(id, now);
         }
         if self.sweep_at.is_some_and(|at| at <= now) {
-            self.registry.sweep();
+            self.sweep();
             self.sweep_at = (self.registry.leaving() > 0).then(|| now.after(rows::SWEEP_EVERY));
         }
         self.flush(now);
+    }
+
+    /// Forgets removed endpoints that nothing holds. However fast they come and go, at most twice
+    /// those that something holds are known, and some: so each is looked at a constant number of times.
+    fn sweep(&mut self) {
+        self.registry.sweep();
+        self.leaving_max = 2 * self.registry.leaving() + rows::LEAVING_SLACK;
     }
 
     /// When [`Self::advance`] or [`Self::take_probes`] has something to do.

@@ -6,10 +6,16 @@
 #[allow(dead_code, reason = "shared with the other test program")]
 mod support;
 
+#[path = "process/faults.rs"]
+mod faults;
 #[path = "process/flows.rs"]
 mod flows;
 #[path = "process/harness.rs"]
 mod harness;
+#[path = "process/reload.rs"]
+mod reload;
+#[path = "process/steady.rs"]
+mod steady;
 #[path = "process/upgrade.rs"]
 mod upgrade;
 

@@ -1,4 +1,4 @@
-//! UDP between two network namespaces: the binary in one, clients and endpoints in the other. What
+//! Between two network namespaces: the binary in one, clients and endpoints in the other. What
 //! loopback can't show: addresses that aren't loopback's, a real MTU, hosts that don't answer.
 //!
 //! Needs root and `ip`; says so and passes where it has neither.
@@ -7,9 +7,9 @@
 
 use std::{
     io::{Read, Write},
-    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 #[path = "tcp/support.rs"]
@@ -117,6 +117,113 @@ fn inside_gone() {
     assert_eq!(value(&page, "fairlead_flows_active"), 6);
 }
 
+#[test]
+fn a_flood_from_many_sources_stays_within_its_files_and_starves_nobody() {
+    Stage::play(
+        "inside_flood",
+        &format!("{}{FLOODED}", config("", "0.0.0.0:5000", &[ECHO_V4])),
+    );
+}
+
+#[test]
+#[ignore = "runs inside a namespace, started by the test above"]
+fn inside_flood() {
+    let _echo = Echo::start();
+    // Takes everything and says nothing, so that its sources look made up.
+    let _silent = UdpSocket::bind("10.99.0.2:7001").unwrap();
+    serve_sessions();
+    let files: u64 = value(&metrics(), "fairlead_fds_limit");
+    let front = "10.99.0.1:5000".parse().unwrap();
+    let known = client("10.99.0.2".parse().unwrap());
+    assert!(ask(&known, front, b"before").is_some());
+    let sources = u32::try_from(files).unwrap().min(40_000);
+    for source in 0..sources {
+        let ip = Ipv4Addr::from(0x0a64_0000 + source);
+        let socket = UdpSocket::bind((ip, 0)).unwrap();
+        socket.send_to(b"flood", "10.99.0.1:5002").unwrap();
+        if source % 500 == 0 {
+            let mut session = TcpStream::connect("10.99.0.1:5001").unwrap();
+            session.set_read_timeout(Some(PATIENCE)).unwrap();
+            session.write_all(b"x").unwrap();
+            let mut answer = [0];
+            session.read_exact(&mut answer).unwrap();
+        }
+    }
+    assert!(ask(&known, front, b"after").is_some(), "its flow is kept");
+    let page = metrics();
+    let flows = sum(&page, "fairlead_flows_active{");
+    assert!(flows <= files / 4, "{flows} flows for {files} files");
+    assert!(value(&page, "fairlead_fds_open") < files / 2);
+    let turned_away = sum(&page, "fairlead_flows_closed_total{")
+        + sum(&page, "fairlead_datagrams_dropped_total{");
+    let came = sum(&page, "fairlead_flows_opened_total{");
+    assert!(came > files / 4, "{came} flows came");
+    assert!(turned_away >= came - flows, "each that went was counted");
+}
+
+#[test]
+fn a_host_that_falls_silent_costs_no_client_its_connection_and_is_taken_out() {
+    Stage::play(
+        "inside_hole",
+        &format!("{}{HOLE}", config("", "0.0.0.0:5000", &[ECHO_V4])),
+    );
+}
+
+#[test]
+#[ignore = "runs inside a namespace, started by the test above"]
+fn inside_hole() {
+    let second = ["addr", "add", "10.99.0.4/32", "dev", "b0"];
+    ip(&second);
+    let _echo = Echo::start();
+    serve_sessions();
+    let ask = || {
+        let mut session = TcpStream::connect("10.99.0.1:5001").unwrap();
+        session.set_read_timeout(Some(PATIENCE)).unwrap();
+        session.write_all(b"x").unwrap();
+        session.read_exact(&mut [0]).unwrap();
+    };
+    let served = || sum(&metrics(), "fairlead_sessions_opened_total{");
+    wait("both to have served often enough to be known", || {
+        (0..20).for_each(|_| ask());
+        served() > 200
+    });
+    // From here on the address is nobody's, and what is sent there is heard by nobody.
+    ip(&["addr", "del", "10.99.0.4/32", "dev", "b0"]);
+    let began = Instant::now();
+    let mut slowest = Duration::ZERO;
+    wait("the silent host to be ejected", || {
+        for _ in 0..10 {
+            let at = Instant::now();
+            ask();
+            slowest = slowest.max(at.elapsed());
+        }
+        sum(&metrics(), "fairlead_ejections_total{") > 0
+    });
+    println!(
+        "out after {:?}, slowest connect {slowest:?}",
+        began.elapsed()
+    );
+    let page = metrics();
+    assert!(
+        sum(&page, "fairlead_hedges_won_total{") > 0,
+        "hedges helped"
+    );
+    assert_eq!(sum(&page, "fairlead_sessions_unserved_total{"), 0);
+}
+
+fn serve_sessions() {
+    let server = TcpListener::bind("0.0.0.0:7000").unwrap();
+    std::thread::spawn(move || {
+        for stream in server.incoming() {
+            let mut stream = stream.unwrap();
+            let mut byte = [0];
+            // Whoever has gone wants no answer.
+            stream.read_exact(&mut byte).ok();
+            stream.write_all(&byte).ok();
+        }
+    });
+}
+
 /// Two namespaces joined by a veth pair, and the proxy in the first.
 struct Stage {
     names: [String; 2],
@@ -193,7 +300,12 @@ impl Stage {
         }
         // Known neighbours need no answer in time, which a busy machine might not give.
         for (name, link, mac, neighbours) in [
-            (proxy, "a0", MACS[1], &["10.99.0.2", "fd99::2"][..]),
+            (
+                proxy,
+                "a0",
+                MACS[1],
+                &["10.99.0.2", "10.99.0.4", "fd99::2"][..],
+            ),
             (
                 server,
                 "b0",
@@ -206,12 +318,16 @@ impl Stage {
                 ip(&[&["-n", name.as_str()], &entry[..]].concat());
             }
         }
-        ip(&["-n", proxy, "route", "add", "unreachable", "10.99.77.0/24"]);
-        // A host that doesn't answer is given up within 100 ms instead of seconds.
-        let setting = "net.ipv4.neigh.a0.retrans_time_ms=30";
-        let set = stage.inside(0, "sysctl").args(["-qw", setting]).status();
-        assert!(set.unwrap().success());
+        route(proxy, server);
+        stage.hurry();
         stage
+    }
+
+    /// A host that doesn't answer is given up within 100 ms instead of seconds.
+    fn hurry(&self) {
+        let setting = "net.ipv4.neigh.a0.retrans_time_ms=30";
+        let set = self.inside(0, "sysctl").args(["-qw", setting]).status();
+        assert!(set.unwrap().success());
     }
 
     fn inside(&self, index: usize, program: &str) -> Command {
@@ -234,6 +350,14 @@ impl Drop for Stage {
                 .ok();
         }
     }
+}
+
+/// Routes beyond the link: one to nowhere, one to a great many clients in the second namespace.
+fn route(proxy: &str, server: &str) {
+    ip(&["-n", proxy, "route", "add", "unreachable", "10.99.77.0/24"]);
+    let many = "10.100.0.0/16";
+    ip(&["-n", proxy, "route", "add", many, "via", "10.99.0.2"]);
+    ip(&["-n", server, "route", "add", "local", many, "dev", "lo"]);
 }
 
 /// Answers on both families, until the test ends.
@@ -326,10 +450,19 @@ fn get(path: &str) -> String {
 
 /// The value of the only series of a family.
 fn value(page: &str, family: &str) -> u64 {
+    let heads = [format!("{family}{{"), format!("{family} ")];
     let line = page
         .lines()
-        .find(|line| line.starts_with(&format!("{family}{{")));
+        .find(|line| heads.iter().any(|head| line.starts_with(head)));
     line.unwrap().rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+/// All series that begin like this, added up.
+fn sum(page: &str, head: &str) -> u64 {
+    let lines = page.lines().filter(|line| line.starts_with(head));
+    lines
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+        .sum()
 }
 
 fn ip(arguments: &[&str]) {
@@ -337,6 +470,25 @@ fn ip(arguments: &[&str]) {
     assert!(done.success(), "ip {arguments:?}");
 }
 
+/// A service that nobody answers for, and one for sessions.
+const FLOODED: &str = r#"
+  - name: t/q:p
+    frontends: [ { protocol: udp, address: "0.0.0.0:5002" } ]
+    tiers: [ { members: [ { name: m, endpoints: [ { address: "10.99.0.2:7001" } ] } ] } ]
+  - name: t/s:p
+    frontends: [ { protocol: tcp, address: "0.0.0.0:5001" } ]
+    tiers: [ { members: [ { name: m, endpoints: [ { address: "10.99.0.2:7000" } ] } ] } ]
+"#;
+/// A service of two hosts.
+const HOLE: &str = r#"
+  - name: t/h:p
+    frontends: [ { protocol: tcp, address: "0.0.0.0:5001" } ]
+    policy: { balancer: round-robin }
+    tiers:
+      - members:
+          - name: m
+            endpoints: [ { address: "10.99.0.2:7000" }, { address: "10.99.0.4:7000" } ]
+"#;
 const ECHO_V4: &str = "10.99.0.2:7000";
 const ECHO_V6: &str = "[fd99::2]:7000";
 const MACS: [&str; 2] = ["02:00:00:00:00:01", "02:00:00:00:00:02"];

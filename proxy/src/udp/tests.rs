@@ -1,7 +1,13 @@
 //! The core against a made-up world: tables here, the seeded simulation and the allocation count
 //! in their own files.
 
-use std::{cell::RefCell, collections::BTreeMap, net::SocketAddr, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    rc::Rc,
+    time::Duration,
+};
 
 use fairlead_runtime::clock::Tick;
 
@@ -336,6 +342,34 @@ fn a_flood_of_made_up_sources_leaves_answered_flows_alone() {
     for client in 1..51 {
         assert!(matches!(bench.echo(client), Verdict::Forward(_)));
     }
+}
+
+#[test]
+fn a_million_sources_fill_a_table_of_a_thousand_and_no_more() {
+    let mut bench = Bench::new(1000, 2);
+    bench.echo(7);
+    let (mut opened, mut evicted) = (1, 0);
+    for source in 0..1_000_000_u32 {
+        let mut ends = ends(53);
+        ends.client
+            .set_ip(Ipv4Addr::from(0x0a00_0000 + source).into());
+        let verdict =
+            bench
+                .flows
+                .datagram(&mut bench.world, &ends, ONE, bench.now, &mut bench.closed);
+        opened += u32::from(matches!(verdict, Verdict::Open(_)));
+        let reasons = bench.closed.drain(..).map(|closed| closed.reason);
+        evicted += reasons.filter(|reason| *reason == Reason::Evicted).count() as u32;
+    }
+    assert_eq!(opened, 1_000_001, "newcomers are never turned away");
+    assert_eq!(bench.flows.len(), 1000);
+    assert_eq!(evicted, opened - 1000, "each is told of once");
+    let homed = bench.world.homed.borrow().values().sum::<i64>();
+    assert_eq!(homed, 1000, "endpoints count the live ones");
+    assert!(
+        matches!(bench.echo(7), Verdict::Forward(_)),
+        "the answered one is still there"
+    );
 }
 
 #[test]
