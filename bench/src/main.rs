@@ -8,6 +8,7 @@
 //! | [`apiserver`] | the embedded API server beside kube-apiserver and etcd |
 //! | [`rows`] | what is measured, in which unit |
 //! | [`trials`] | reloads, upgrades and faults under load, and what clients notice of them |
+//! | [`scale`] | what 10,000 services of 100 endpoints cost the whole process |
 //! | [`peers`] | how each proxy is found, configured, started and stopped |
 //! | [`floor`] | the relay without any feature: what user space costs at least |
 //! | [`load`] | clients and servers; latencies count from the intended start |
@@ -27,6 +28,7 @@ mod peers;
 mod place;
 mod report;
 mod rows;
+mod scale;
 mod sys;
 mod trials;
 mod usage;
@@ -52,6 +54,8 @@ enum Command {
     /// An embedded API server (started by apiserver).
     #[command(hide = true)]
     ApiserverHost(apiserver::host::Options),
+    /// Load 10,000 services of 100 endpoints from a control plane, and change them.
+    Scale(scale::Options),
     /// Show a recorded result again.
     Show(report::ShowOptions),
     /// The bare relay (started by compare).
@@ -71,6 +75,7 @@ fn main() -> anyhow::Result<()> {
         Command::Fleet(options) => fleet::run(&options),
         Command::Apiserver(options) => apiserver::run(&options),
         Command::ApiserverHost(options) => apiserver::host::run(&options),
+        Command::Scale(options) => scale::run(&options),
         Command::Show(options) => report::show(&options),
         Command::Floor(options) => floor::run(&options),
         Command::Client(options) => load::client::run(&options),

@@ -6,7 +6,7 @@
 //!
 //! Everything here is shared by all threads and written with relaxed atomics: counters need no order,
 //! and flags are advice that a later look confirms. Flags are written by the control thread alone,
-//! but for [`Flags::TRIAL`], which one data thread takes. An endpoint costs 112 bytes; a test
+//! but for [`Flags::TRIAL`], which one data thread takes. An endpoint costs 104 bytes; a test
 //! holds it there.
 
 use std::{
@@ -115,12 +115,9 @@ pub struct EndpointCounts {
     pub sessions: AtomicU32,
     /// Connects begun, hedges and retries included.
     pub attempts: AtomicU32,
-    /// Connects refused or unreachable.
-    pub refused: AtomicU32,
-    /// Connects that nothing answered in time.
-    pub timed_out: AtomicU32,
-    /// Sessions reset before the endpoint sent a byte.
-    pub reset: AtomicU32,
+    /// Connects refused, unreachable or not answered in time, and sessions reset before the endpoint
+    /// sent a byte.
+    pub failures: AtomicU32,
 }
 
 /// What stands against an endpoint. It is usable when nothing does.
@@ -343,7 +340,7 @@ impl EndpointState {
     ///
     /// A few relaxed writes; the caller reports strikes to the health owner.
     pub fn record(&self, outcome: Outcome, now: Tick) -> u32 {
-        let (counter, strike) = match outcome {
+        let strike = match outcome {
             Outcome::Connected(took) => {
                 self.record_connect(took);
                 self.member.window.add(true, now);
@@ -356,11 +353,10 @@ impl EndpointState {
                 return 0;
             }
             Outcome::Ours => return 0,
-            Outcome::Refused | Outcome::Unreachable => (&self.counts.refused, STRIKE_CONNECT),
-            Outcome::TimedOut => (&self.counts.timed_out, STRIKE_CONNECT),
-            Outcome::ResetBeforeData => (&self.counts.reset, STRIKE_RESET),
+            Outcome::Refused | Outcome::Unreachable | Outcome::TimedOut => STRIKE_CONNECT,
+            Outcome::ResetBeforeData => STRIKE_RESET,
         };
-        counter.fetch_add(1, Relaxed);
+        self.counts.failures.fetch_add(1, Relaxed);
         if strike == STRIKE_CONNECT {
             self.member.window.add(false, now);
         }

@@ -116,5 +116,6 @@ fn texts(problems: &[Problem]) -> Vec<String> {
 
 /// Problems of one update that are kept.
 const PROBLEMS_MAX: usize = 100;
-/// Events that may wait for the control thread; a source waits when they do.
-pub const EVENTS_MAX: usize = 16;
+/// Events that may wait for the control thread; a source waits when they do. Few, because each may
+/// hold the rows of a whole answer: some 6 MB.
+pub const EVENTS_MAX: usize = 2;

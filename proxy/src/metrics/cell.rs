@@ -4,7 +4,10 @@
 use std::{
     fmt,
     marker::PhantomData,
-    sync::atomic::{AtomicI64, AtomicU64, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -16,9 +19,10 @@ pub struct Counter(AtomicU64);
 #[derive(Default)]
 pub struct Gauge(AtomicI64);
 
-/// One counter for each value of a closed enum.
+/// One counter for each value of a closed enum. Takes memory once it has counted: of tens of thousands
+/// of services and members most never do.
 pub struct CounterBy<L> {
-    cells: Box<[Counter]>,
+    cells: OnceLock<Box<[Counter]>>,
     label: PhantomData<L>,
 }
 
@@ -137,24 +141,27 @@ impl<L: LabelValue> CounterBy<L> {
 
     /// `count` more of `label`.
     pub fn add(&self, label: L, count: u64) {
-        self.cells[label.index()].add(count);
+        let fresh = || L::VALUES.iter().map(|_| Counter::default()).collect();
+        self.cells.get_or_init(fresh)[label.index()].add(count);
     }
 
     /// So far of `label`.
     pub fn value(&self, label: L) -> u64 {
-        self.cells[label.index()].value()
+        let cells = self.cells.get();
+        cells.map_or(0, |cells| cells[label.index()].value())
     }
 
     /// So far of all together.
     pub fn sum(&self) -> u64 {
-        self.cells.iter().map(Counter::value).sum()
+        let cells = self.cells.get().into_iter().flatten();
+        cells.map(Counter::value).sum()
     }
 }
 
 impl<L: LabelValue> Default for CounterBy<L> {
     fn default() -> Self {
         Self {
-            cells: L::VALUES.iter().map(|_| Counter::default()).collect(),
+            cells: OnceLock::new(),
             label: PhantomData,
         }
     }

@@ -7,10 +7,10 @@ use crate::testing::services::service;
 
 // A million endpoints have to fit beside their rows: 10,000 services with 100 each in 400 MB.
 #[test]
-fn an_endpoint_costs_at_most_112_bytes_with_its_counts() {
+fn an_endpoint_costs_at_most_104_bytes_with_its_counts() {
     let arc_counts = 2 * size_of::<usize>();
     assert!(
-        size_of::<EndpointState>() + arc_counts <= 112,
+        size_of::<EndpointState>() + arc_counts <= 104,
         "{}",
         size_of::<EndpointState>()
     );

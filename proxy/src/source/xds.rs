@@ -5,7 +5,8 @@
 //! Clusters use. What becomes of each resource of an answer is an [`Intake`]'s to say.
 //!
 //! What took force is kept on disk ([`saved`]), so a restart without a control plane serves at once.
-//! Memory: the bytes of each resource, besides what they say.
+//! Memory: besides what it says, the envelope of each resource; and where there is a disk to write
+//! to, its bytes, some 40 an endpoint.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -50,6 +51,8 @@ pub struct Ads {
 struct Held {
     decoder: Decoder,
     by_type: BTreeMap<Type, BTreeMap<String, Arc<Resource>>>,
+    /// Only envelopes are kept: nobody writes contents to a disk.
+    forgets_content: bool,
     /// What has changed since it was asked last.
     delta: Delta,
     /// Whether clusters may use other assignments than before.
@@ -77,6 +80,11 @@ impl Ads {
             intake: Intake::new(Held::default()),
             asked: BTreeSet::new(),
         }
+    }
+
+    /// Keeps no content from now on, and [`Self::in_force`] is empty.
+    pub fn forget_content(&mut self) {
+        self.intake.holder_mut().forgets_content = true;
     }
 
     /// Takes over what was in force when it was saved. Problems mean that an older process wrote
@@ -145,8 +153,8 @@ impl Ads {
     pub fn in_force(&self) -> Vec<(&'static str, Arc<Resource>)> {
         let by_type = &self.intake.holder().by_type;
         let pairs = by_type.iter().flat_map(|(of, held)| {
-            let all = held.values();
-            all.map(|resource| (of.url(), Arc::clone(resource)))
+            let whole = held.values().filter(|held| held.resource.is_some());
+            whole.map(|resource| (of.url(), Arc::clone(resource)))
         });
         pairs.collect()
     }
@@ -164,11 +172,11 @@ impl Ads {
 
     fn step(&mut self, outcome: Outcome) -> Step {
         let moved = std::mem::take(&mut self.intake.holder_mut().moved);
-        let follow = moved.then(|| self.follow()).flatten();
+        let follow = if moved { self.follow() } else { Vec::new() };
         Step {
             delta: std::mem::take(&mut self.intake.holder_mut().delta),
             problems: outcome.problems,
-            requests: follow.into_iter().collect(),
+            requests: follow,
         }
     }
 
@@ -177,9 +185,25 @@ impl Ads {
         names.map(str::to_owned).collect()
     }
 
-    /// Asks for the assignments that the clusters use now, and no longer for others.
-    fn follow(&mut self) -> Option<DeltaDiscoveryRequest> {
+    /// Asks for the assignments that the clusters use now, and no longer for others. One that is needed
+    /// again, and of which only the envelope is left, is given up and asked for anew.
+    fn follow(&mut self) -> Vec<DeltaDiscoveryRequest> {
         let wanted = self.wanted();
+        let anew = self.intake.holder().without_content();
+        for name in &anew {
+            self.asked.remove(name);
+            self.intake.forget(Type::Assignment, name);
+        }
+        let request = |subscribe, unsubscribe| DeltaDiscoveryRequest {
+            type_url: Type::Assignment.url().to_owned(),
+            resource_names_subscribe: subscribe,
+            resource_names_unsubscribe: unsubscribe,
+            ..DeltaDiscoveryRequest::default()
+        };
+        let mut requests = Vec::new();
+        if !anew.is_empty() {
+            requests.push(request(Vec::new(), anew));
+        }
         let subscribe: Vec<String> = wanted.difference(&self.asked).cloned().collect();
         let unsubscribe: Vec<String> = self.asked.difference(&wanted).cloned().collect();
         for name in &unsubscribe {
@@ -187,21 +211,26 @@ impl Ads {
         }
         self.asked = wanted;
         self.intake.holder_mut().pass_on();
-        if subscribe.is_empty() && unsubscribe.is_empty() {
-            return None;
+        if !subscribe.is_empty() || !unsubscribe.is_empty() {
+            requests.push(request(subscribe, unsubscribe));
         }
-        Some(DeltaDiscoveryRequest {
-            type_url: Type::Assignment.url().to_owned(),
-            resource_names_subscribe: subscribe,
-            resource_names_unsubscribe: unsubscribe,
-            ..DeltaDiscoveryRequest::default()
-        })
+        requests
     }
 }
 
 // === impl Held ===
 
 impl Held {
+    /// Assignments that a cluster waits for and of which there is an envelope only.
+    fn without_content(&self) -> Vec<String> {
+        let missing = self.decoder.missing();
+        let empty = |name: &&str| {
+            let held = self.find(Type::Assignment, name);
+            held.is_some_and(|held| held.resource.is_none())
+        };
+        missing.filter(empty).map(str::to_owned).collect()
+    }
+
     /// A cluster may have taken over the assignment of another one: it is here, so it is not sent
     /// again.
     fn pass_on(&mut self) {
@@ -238,8 +267,13 @@ impl Holder for Held {
         }
         self.delta.changes.extend(decoded.delta.changes);
         self.moved |= of == Type::Cluster;
+        let kept = if self.forgets_content {
+            Arc::new(envelope_of(&resource))
+        } else {
+            resource
+        };
         let of_type = self.by_type.entry(of).or_default();
-        of_type.insert(resource.name.clone(), resource);
+        of_type.insert(kept.name.clone(), kept);
         Ok(true)
     }
 
@@ -249,6 +283,18 @@ impl Holder for Held {
         self.moved |= of == Type::Cluster;
         let of_type = self.by_type.get_mut(&of);
         of_type.is_some_and(|held| held.remove(name).is_some())
+    }
+}
+
+/// A resource without its content.
+fn envelope_of(resource: &Resource) -> Resource {
+    Resource {
+        name: resource.name.clone(),
+        aliases: Vec::new(),
+        version: resource.version.clone(),
+        resource: None,
+        ttl: None,
+        metadata: resource.metadata.clone(),
     }
 }
 

@@ -3,7 +3,7 @@
 //! A line that names the form, the resources, and a SHA-256 of both: a file that was cut short or
 //! changed is not half-read but refused, and then the client waits for its control plane.
 
-use std::sync::Arc;
+use std::{io::Write, sync::Arc};
 
 use sha2::{Digest, Sha256};
 
@@ -26,21 +26,34 @@ pub enum Unusable {
     Content(String),
 }
 
-/// Writes resources with their types.
-pub fn encode(resources: &[(&'static str, Arc<Resource>)]) -> Vec<u8> {
-    let saved = SavedResources {
-        resources: resources
-            .iter()
-            .map(|(type_url, resource)| SavedResource {
+/// Writes resources with their types. Holds one of them at a time beside what it is given.
+pub fn write(
+    resources: &[(&'static str, Arc<Resource>)],
+    out: &mut impl Write,
+) -> std::io::Result<()> {
+    let mut sum = Sha256::new();
+    let mut put = |bytes: &[u8]| {
+        sum.update(bytes);
+        out.write_all(bytes)
+    };
+    put(FORM.as_bytes())?;
+    for (type_url, resource) in resources {
+        // Messages one after the other are one message with all their rows.
+        let one = SavedResources {
+            resources: vec![SavedResource {
                 type_url: (*type_url).to_owned(),
                 resource: Some((**resource).clone()),
-            })
-            .collect(),
-    };
-    let mut bytes = FORM.as_bytes().to_vec();
-    saved.encode(&mut bytes).expect("a vector grows");
-    let sum = Sha256::digest(&bytes);
-    bytes.extend_from_slice(&sum);
+            }],
+        };
+        put(&one.encode_to_vec())?;
+    }
+    out.write_all(&sum.finalize())
+}
+
+/// What [`write`] writes.
+pub fn encode(resources: &[(&'static str, Arc<Resource>)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    write(resources, &mut bytes).expect("a vector grows");
     bytes
 }
 

@@ -98,14 +98,12 @@ fn endpoint_load(directory: &Directory, service: &ServiceState, entry: &Entry) -
 
 fn load_of(state: &EndpointState, grounds: Reason) -> EndpointLoad {
     let counts = &state.counts;
-    let failures = [&counts.refused, &counts.timed_out, &counts.reset];
-    let failed = failures.iter().map(|count| count.load(Relaxed));
     let verdict = kind(grounds);
     EndpointLoad {
         addr: state.addr,
         active: state.inflight(),
         sessions: counts.sessions.load(Relaxed),
-        failed: failed.fold(0, u32::wrapping_add),
+        failed: counts.failures.load(Relaxed),
         verdict,
         // Nobody asks why a healthy endpoint is healthy, and most are.
         reason: match verdict {

@@ -78,6 +78,9 @@ impl XdsSource {
     /// that can't be used is refused, and the proxy waits for its control plane.
     pub fn open(options: Options, clock: Clock) -> (Self, Vec<Event>) {
         let mut ads = Ads::new(options.node());
+        if options.state_file.is_none() {
+            ads.forget_content();
+        }
         let mut events = Vec::new();
         if let Some(path) = &options.state_file {
             match disk::load(path) {

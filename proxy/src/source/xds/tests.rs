@@ -190,9 +190,8 @@ fn a_listener_whose_port_is_anothers_binds_it_once_that_one_is_gone() {
     assert_eq!(proxy.ads.counts().fitted_later, 1);
 }
 
-#[test]
-fn a_cluster_whose_endpoints_are_anothers_gets_them_once_that_one_is_gone() {
-    let mut proxy = Proxy::new();
+/// A cluster takes over the endpoints of another one, which goes.
+fn hand_over(proxy: &mut Proxy) -> (Resources, Step) {
     let resources = encode(&snapshot(0..1, 3), 1);
     proxy.receive_all(&resources, at(0));
     let any = resources.clusters[0].resource.as_ref().unwrap();
@@ -206,7 +205,31 @@ fn a_cluster_whose_endpoints_are_anothers_gets_them_once_that_one_is_gone() {
         removed_resources: vec!["a/s0:p".to_owned()],
         ..response(Type::Cluster, &[])
     };
-    proxy.receive(gone, at(2));
+    let step = proxy.receive(gone, at(2));
+    (resources, step)
+}
+
+#[test]
+fn without_contents_such_endpoints_are_asked_for_anew() {
+    let mut proxy = Proxy::new();
+    proxy.ads.forget_content();
+    let (resources, step) = hand_over(&mut proxy);
+    assert_eq!(proxy.ads.in_force(), []);
+    let name = ["a/s0:p".to_owned()];
+    let [_, gives_up, asks] = &step.requests[..] else {
+        panic!("{:?}", step.requests);
+    };
+    assert_eq!(gives_up.resource_names_unsubscribe, name);
+    assert_eq!(asks.resource_names_subscribe, name);
+    proxy.receive(response(Type::Assignment, &resources.assignments), at(3));
+    assert!(proxy.ads.waiting().is_empty());
+    assert_eq!(proxy.weight_of_first(), 3);
+}
+
+#[test]
+fn a_cluster_whose_endpoints_are_anothers_gets_them_once_that_one_is_gone() {
+    let mut proxy = Proxy::new();
+    hand_over(&mut proxy);
     assert!(
         proxy.ads.waiting().is_empty(),
         "they are here, nobody sends them again"

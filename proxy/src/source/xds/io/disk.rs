@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io::{self, BufWriter},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -46,8 +46,7 @@ impl Saver {
             return;
         };
         let shown = path.display().to_string();
-        let written =
-            tokio::task::spawn_blocking(move || write_whole(&path, &saved::encode(&resources)));
+        let written = tokio::task::spawn_blocking(move || write_whole(&path, &resources));
         let error = match written.await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
@@ -74,11 +73,11 @@ pub(super) fn load(path: &Path) -> Result<Option<Vec<(String, Resource)>>, Strin
 }
 
 /// The file has the old bytes or the new ones, also after a crash.
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_whole(path: &Path, resources: &[(&'static str, Arc<Resource>)]) -> io::Result<()> {
     let new = neighbour(path);
-    let mut file = File::create(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
+    let mut file = BufWriter::new(File::create(&new)?);
+    saved::write(resources, &mut file)?;
+    file.into_inner()?.sync_all()?;
     fs::rename(&new, path)?;
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
