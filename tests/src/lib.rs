@@ -13,3 +13,19 @@ pub mod cluster;
 pub mod fleet;
 pub mod real;
 pub mod wait;
+
+/// Fails unless the two are equal, and shows both.
+#[macro_export]
+macro_rules! same {
+    ($left:expr, $right:expr $(,)?) => {
+        match (&$left, &$right) {
+            (left, right) => anyhow::ensure!(
+                left == right,
+                "{}:{}: {} is {left:?}, not {right:?}",
+                file!(),
+                line!(),
+                stringify!($left)
+            ),
+        }
+    };
+}

@@ -98,8 +98,16 @@ pub(crate) async fn pages_and_versions_have_rules(case: Case) -> anyhow::Result<
             422,
             "Invalid",
         ),
-        (format!("watch=1&continue={token}"), 422, "Invalid"),
-        ("watch=1&sendInitialEvents=true".to_owned(), 422, "Invalid"),
+        (
+            format!("watch=1&timeoutSeconds=1&continue={token}"),
+            422,
+            "Invalid",
+        ),
+        (
+            "watch=1&timeoutSeconds=1&sendInitialEvents=true".to_owned(),
+            422,
+            "Invalid",
+        ),
         ("sendInitialEvents=true".to_owned(), 422, "Invalid"),
     ] {
         let (found, status) = case.get(&format!("{}?{query}", maps(&case))).await?;

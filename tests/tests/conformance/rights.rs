@@ -92,10 +92,17 @@ pub(crate) async fn a_role_speaks_of_its_own_namespace_too(case: Case) -> anyhow
 }
 
 pub(crate) async fn nobody_grants_more_than_they_have(case: Case) -> anyhow::Result<()> {
-    grant(&case, "carol", json!([
-        { "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles"], "verbs": ["create"] },
-        { "apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"] },
-    ]))
+    grant(
+        &case,
+        "carol",
+        json!([
+            {
+                "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles"],
+                "verbs": ["create", "update"],
+            },
+            { "apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"] },
+        ]),
+    )
     .await?;
     let client = case.cluster.client_as("carol", &["system:authenticated"])?;
     let roles = Api::<Role>::namespaced(client, &case.namespace);
@@ -113,14 +120,19 @@ pub(crate) async fn nobody_grants_more_than_they_have(case: Case) -> anyhow::Res
     let more = roles
         .create(&PostParams::default(), &role("more", "delete")?)
         .await;
-    let status = refused(more, 403, "Forbidden")?;
-    ensure!(
-        status
-            .message
-            .contains("is attempting to grant RBAC permissions not currently held"),
-        "{}",
-        status.message
-    );
+    // Nor by a change of what they may grant.
+    let grown = role("less", "delete")?;
+    let grown = roles.replace("less", &PostParams::default(), &grown).await;
+    for result in [more, grown] {
+        let status = refused(result, 403, "Forbidden")?;
+        ensure!(
+            status
+                .message
+                .contains("is attempting to grant RBAC permissions not currently held"),
+            "{}",
+            status.message
+        );
+    }
     Ok(())
 }
 

@@ -146,19 +146,3 @@ pub(crate) fn causes(status: &Status) -> Vec<(String, String)> {
     causes.sort();
     causes
 }
-
-/// Fails unless the two are equal, and shows both.
-#[macro_export]
-macro_rules! same {
-    ($left:expr, $right:expr $(,)?) => {
-        match (&$left, &$right) {
-            (left, right) => anyhow::ensure!(
-                left == right,
-                "{}:{}: {} is {left:?}, not {right:?}",
-                file!(),
-                line!(),
-                stringify!($left)
-            ),
-        }
-    };
-}

@@ -7,7 +7,7 @@
 
 use std::{future::Future, path::Path, pin::Pin, sync::Arc};
 
-use fairlead_tests::fleet::Fleet;
+use fairlead_tests::{fleet::Fleet, same};
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::{Builder, Runtime};
 
@@ -229,20 +229,4 @@ impl std::ops::DerefMut for OnStage<'_> {
 
 fn program() -> &'static Path {
     Path::new(PROGRAM)
-}
-
-/// Fails unless the two are equal, and shows both.
-#[macro_export]
-macro_rules! same {
-    ($left:expr, $right:expr $(,)?) => {
-        match (&$left, &$right) {
-            (left, right) => anyhow::ensure!(
-                left == right,
-                "{}:{}: {} is {left:?}, not {right:?}",
-                file!(),
-                line!(),
-                stringify!($left)
-            ),
-        }
-    };
 }
