@@ -55,6 +55,8 @@ pub struct Fleet {
     dirty_services: BTreeSet<ServiceKey>,
     /// Services of which only the number of sessions changed: that can wait.
     dirty_loads: BTreeSet<ServiceKey>,
+    /// Groups of whose proxies only the number of sessions changed: that can wait as long.
+    group_loads: BTreeSet<String>,
     loads_taken: Tick,
     /// The proxies that were not heard from at the last sweep.
     silent: BTreeSet<ProxyId>,
@@ -69,6 +71,8 @@ struct Proxy {
     settled: bool,
     refused: Vec<Refusal>,
     reported: Option<(Tick, Time)>,
+    /// The number of sessions that was news last, and when it was.
+    told: Option<(u64, Tick)>,
     state: ProxyState,
     sessions: BTreeMap<(ServiceName, MemberName), u64>,
     verdicts: BTreeMap<(ServiceName, MemberName, String), (VerdictKind, String)>,
@@ -194,6 +198,12 @@ impl Fleet {
             }
             proxy.state = state.clone();
         }
+        let level = proxy.state.sessions + proxy.state.flows;
+        let told = proxy.told.filter(|(_, at)| now.since(*at) < RETOLD_AFTER);
+        if told.map(|(level, _)| level) != Some(level) {
+            proxy.told = Some((level, now));
+            self.group_loads.insert(id.group.clone());
+        }
         if first {
             self.dirty_services
                 .extend(proxy.verdicts.keys().map(|(service, ..)| key_of(service)));
@@ -275,14 +285,16 @@ impl Fleet {
         now: Tick,
     ) -> (BTreeSet<String>, BTreeSet<ServiceKey>) {
         let mut services = std::mem::take(&mut self.dirty_services);
+        let mut groups = std::mem::take(&mut self.dirty_groups);
         if now.since(self.loads_taken) >= LOADS_EVERY {
             self.loads_taken = now;
             services.append(&mut self.dirty_loads);
+            groups.append(&mut self.group_loads);
         } else {
             let urgent = self.dirty_loads.extract_if(.., |key| watched.contains(key));
             services.extend(urgent);
         }
-        (std::mem::take(&mut self.dirty_groups), services)
+        (groups, services)
     }
 
     /// An earlier leader knew the proxies in these statuses: other replicas will hand them on.
@@ -568,6 +580,8 @@ fn services_in(text: &str) -> BTreeSet<ServiceKey> {
     names.map(|name| key_of(&name)).collect()
 }
 
+/// How often a proxy's last report is stated while its sessions stay as many.
+const RETOLD_AFTER: Duration = Duration::from_secs(60);
 /// How often the number of sessions alone changes a status.
 const LOADS_EVERY: Duration = Duration::from_secs(10);
 /// Three reports of 10 s.

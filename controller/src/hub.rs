@@ -11,10 +11,11 @@
 pub(crate) mod access;
 mod engine;
 mod epoch;
-mod events;
+pub(crate) mod events;
 mod forward;
 mod identities;
 mod metrics;
+mod news;
 mod pages;
 mod relayed;
 pub mod reports;
@@ -32,7 +33,7 @@ use fairlead_runtime::{
     clock::Clock,
     tasks::{Exit, TaskError, Tasks},
 };
-use kube::Client;
+use kube::{Client, runtime::events::Reporter};
 use parking_lot::{Mutex, RwLock};
 use serde_json::json;
 use tokio::{
@@ -211,7 +212,11 @@ fn start(
     tasks.spawn("leader election", endless(lease));
 
     let (announcer, queue) = events::new();
-    let teller = events::run(config.client.clone(), config.replica.clone(), queue);
+    let reporter = Reporter {
+        controller: "fairlead-hub".to_owned(),
+        instance: Some(config.replica.clone()),
+    };
+    let teller = events::run(config.client.clone(), reporter, queue);
     tasks.spawn("events", endless(teller));
     let engine = Ground {
         config: &config,

@@ -1,13 +1,17 @@
-//! The rights of an agent in its own cluster, as Kubernetes objects. (Its rights on the hub are in
-//! [`crate::identity`].)
+//! An agent in its own cluster, as Kubernetes objects: its rights, and its workload. (Its rights on the
+//! hub are in [`crate::identity`].)
 //!
 //! The agent reads Services, slices, namespaces, nodes and workloads; it writes exports asked for by
-//! annotation, imports, its own derived Services and slices, and status. Of Secrets and ConfigMaps
+//! annotation, imports, its own derived Services and slices, status, and Events. Of Secrets and ConfigMaps
 //! it touches one each, its own. Listing pods is a ClusterRole of its own. A test runs a whole agent
 //! and holds these rights to be exactly what it uses.
 
 use fairlead_api::labels;
 use serde_json::{Value, json};
+
+mod workload;
+
+pub use workload::{Workload, invitation, workload, xds_url};
 
 /// The agent's account in `fairlead-system`; its Service, Secret and ConfigMap are called the same.
 pub const AGENT_ACCOUNT: &str = "fairlead-agent";
@@ -120,6 +124,7 @@ fn agent_rules() -> Value {
             &["patch"]
         ),
         rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
+        rule("events.k8s.io", &["events"], &["create", "patch"]),
     ])
 }
 

@@ -26,7 +26,7 @@ use fairlead_api::{
 use fairlead_config::name::MemberName;
 use k8s_openapi::jiff::Timestamp;
 
-pub use conflict::Conflict;
+pub use conflict::{Conflict, winner};
 pub use ports::UnionPort;
 
 use crate::world::{Export, ExportKey, ServiceKey, Settings, World, matches_pattern};

@@ -146,7 +146,7 @@ Try it:
   fairlead-controller hub --name hub.example.com
   curl localhost:9903/readyz
   curl 'localhost:9903/explain?service=shop/web'
-  fairlead join a --hub hub.example.com:15010
+  fairlead join a --hub-address hub.example.com:15010
 
 Port 15010: ADS and LRS streams (agents and standalone proxies, by token), /join, /renew and /token
 (agents, by bootstrap token or certificate), /healthz. Port 9903: the admin pages.

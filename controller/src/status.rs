@@ -103,6 +103,20 @@ pub enum Write {
 }
 
 impl Write {
+    /// The resourceVersion that it was decided on.
+    pub fn version(&self) -> u64 {
+        match self {
+            Self::Export { version, .. }
+            | Self::Import { version, .. }
+            | Self::ImportStatus { version, .. }
+            | Self::DeleteImport { version, .. }
+            | Self::Service { version, .. }
+            | Self::GroupPorts { version, .. }
+            | Self::GroupProxies { version, .. }
+            | Self::Member { version, .. } => *version,
+        }
+    }
+
     /// What is written, for logs and errors.
     pub fn target(&self) -> String {
         match self {

@@ -128,7 +128,7 @@ pub struct Member {
     pub claims: Vec<TrafficClaim>,
     /// What the leader says of its heartbeat.
     pub heartbeat: Heartbeat,
-    /// It is being deleted.
+    /// It is being deleted, and nothing keeps it.
     pub leaving: bool,
     /// Of the MemberCluster.
     pub version: u64,
@@ -479,6 +479,50 @@ impl World {
         let first: ObjectKey = (Arc::clone(&namespace), "".into());
         let theirs = self.export_at.range(first..);
         theirs.take_while(|(at, _)| at.0 == namespace).count()
+    }
+
+    /// A MultiClusterService by its own name.
+    pub fn policy(&self, namespace: &str, name: &str) -> Option<&MultiClusterService> {
+        let at: ObjectKey = (namespace.into(), name.into());
+        let of = self.services.get(self.service_at.get(&at)?)?;
+        of.get(name).map(AsRef::as_ref)
+    }
+
+    /// An export, and of which service it is.
+    pub fn export(&self, slot: &ExportKey) -> Option<(&ServiceKey, &Export)> {
+        let namespace = fairlead_api::labels::member_namespace(slot.member.as_str());
+        let at: ObjectKey = (namespace.into(), slot.object.clone());
+        let key = self.export_at.get(&at)?;
+        Some((key, self.exports.get(key)?.get(slot)?))
+    }
+
+    /// The exports of a member that others use: there are other members, or proxies that serve them.
+    pub fn exports_in_use(&self, member: &MemberName) -> Vec<ServiceKey> {
+        let mut others = self.members.iter();
+        let others = others.any(|(name, one)| name != member && !one.leaving);
+        let namespace: Arc<str> = fairlead_api::labels::member_namespace(member.as_str()).into();
+        let first: ObjectKey = (Arc::clone(&namespace), "".into());
+        let theirs = self.export_at.range(first..);
+        let theirs = theirs.take_while(|(at, _)| at.0 == namespace);
+        let used = theirs.filter(|(_, key)| {
+            let import = self
+                .aggregates
+                .get(*key)
+                .and_then(|one| one.import.as_ref());
+            let taken = import.is_some_and(|import| import.members.contains_key(member));
+            taken && (others || self.is_asked_for(key))
+        });
+        used.map(|(_, key)| key.clone()).collect()
+    }
+
+    /// Whether any proxies are to serve a service.
+    fn is_asked_for(&self, key: &ServiceKey) -> bool {
+        let mut groups = self.groups.values();
+        self.services.contains_key(key)
+            || groups.any(|group| {
+                let mut patterns = group.spec.services.iter();
+                patterns.any(|pattern| matches_pattern(pattern, key))
+            })
     }
 
     /// The members that have objects of this kind in the hub: what the mass-loss guard counts.

@@ -168,6 +168,60 @@ async fn what_the_chart_renders_is_taken_by_an_api_server() {
     }
 }
 
+/// What differs is where it says which release it is of, and what values can ask for beyond it.
+#[test]
+fn the_agent_of_the_chart_is_the_one_that_join_applies() {
+    let Some(helm) = program("helm") else {
+        eprintln!("skipped: no helm beside KUBEBUILDER_ASSETS or on PATH");
+        return;
+    };
+    for pods in [false, true] {
+        let pods_value = format!("agent.propertiesPods={pods}");
+        let values = [
+            "agent.enabled=true",
+            "agent.invitation=line",
+            "image.repository=registry.example/fairlead",
+            "image.tag=v1",
+            &pods_value,
+        ];
+        let (text, errors) = render(&helm, &values);
+        assert!(errors.is_empty(), "{errors}");
+        let rendered: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+        let wanted = manifests::Workload {
+            image: "registry.example/fairlead:v1",
+            properties_pods: pods,
+        };
+        let mut applied = vec![manifests::invitation("line")];
+        applied.extend(manifests::workload(&wanted));
+        for object in applied {
+            let same = |one: &&Value| {
+                one["kind"] == object["kind"]
+                    && one["metadata"]["name"] == object["metadata"]["name"]
+            };
+            let found = rendered.iter().find(same);
+            let found = found.unwrap_or_else(|| panic!("the chart has no {}", object["kind"]));
+            assert_eq!(unlabelled(found), unlabelled(&object));
+        }
+    }
+}
+
+/// An object without labels, selectors and what the chart alone lets people set.
+fn unlabelled(object: &Value) -> Value {
+    let mut object = object.clone();
+    for path in ["/metadata", "/spec/template/metadata"] {
+        if let Some(meta) = object.pointer_mut(path).and_then(Value::as_object_mut) {
+            meta.remove("labels");
+        }
+    }
+    if let Some(spec) = object["spec"].as_object_mut() {
+        spec.remove("selector");
+    }
+    if let Some(container) = object.pointer_mut("/spec/template/spec/containers/0") {
+        container.as_object_mut().unwrap().remove("imagePullPolicy");
+    }
+    object
+}
+
 #[test]
 fn values_that_make_no_sense_are_refused_with_what_to_set() {
     let Some(helm) = program("helm") else {

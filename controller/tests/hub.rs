@@ -1,10 +1,13 @@
-//! `fairlead-controller hub` as a process: start, pages, leading and following, ends.
+//! `fairlead-controller hub` as a process: start, pages, leading and following, ends; and
+//! `fairlead-controller member`, between such a hub and a proxy of its own.
 //!
 //! Everything runs with the hub's own identity and rights, on the embedded API server always and on
 //! a real one where `KUBEBUILDER_ASSETS` names one.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
+#[path = "hub/member.rs"]
+mod member;
 #[path = "hub/process.rs"]
 mod process;
 #[path = "hub/proxy.rs"]

@@ -54,19 +54,38 @@ pub async fn ask_tcp(addr: SocketAddr) -> io::Result<String> {
     Ok(Session::open(addr).await?.member)
 }
 
-/// Who answers a datagram of a new flow from `from`. A lost one is sent again, as clients do.
-pub async fn ask_udp(from: Ipv4Addr, addr: SocketAddr) -> io::Result<(String, SocketAddr)> {
+/// What a client does about a datagram that is not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// It has failed: where nobody dies, none may be lost.
+    Fails,
+    /// It is sent again, as clients do: one may be lost with the endpoint it was for.
+    SentAgain,
+}
+
+/// Who answers a datagram of a new flow from `from`.
+pub async fn ask_udp(
+    from: Ipv4Addr,
+    addr: SocketAddr,
+    loss: Loss,
+) -> io::Result<(String, SocketAddr)> {
     let socket = UdpSocket::bind((from, 0)).await?;
     socket.connect(addr).await?;
     let mut buffer = [0; 256];
-    for _ in 0..DATAGRAMS {
+    let (datagrams, patience) = match loss {
+        Loss::Fails => (1, PATIENCE),
+        Loss::SentAgain => (DATAGRAMS, FLOW_PATIENCE),
+    };
+    for _ in 0..datagrams {
         socket.send(b"hello").await?;
-        if let Ok(received) = timeout(FLOW_PATIENCE, socket.recv(&mut buffer)).await {
+        if let Ok(received) = timeout(patience, socket.recv(&mut buffer)).await {
             let text = String::from_utf8_lossy(&buffer[..received?]).into_owned();
             return Ok((member(&text)?, socket.local_addr()?));
         }
     }
-    Err(io::ErrorKind::TimedOut.into())
+    let from = socket.local_addr()?;
+    let why = format!("{datagrams} datagrams from {from}, and no answer");
+    Err(io::Error::new(io::ErrorKind::TimedOut, why))
 }
 
 /// Asks `count` times over TCP, [`CLIENTS`] at a time. Fails with the first failure.
@@ -97,7 +116,7 @@ pub async fn count_udp(addr: SocketAddr, count: usize) -> anyhow::Result<Counts>
     let mut counts = Counts::new();
     while used.len() < count {
         let host = u8::try_from(used.len() / 250 % 200)? + 2;
-        let (member, from) = ask_udp(Ipv4Addr::new(127, 0, 1, host), addr)
+        let (member, from) = ask_udp(Ipv4Addr::new(127, 0, 1, host), addr, Loss::SentAgain)
             .await
             .context("a flow failed")?;
         if used.insert(from) {
@@ -141,9 +160,9 @@ impl Load {
 
     /// Starts clients of the UDP endpoint. A flow from a port that was used a moment ago is an old
     /// flow; the kernel's choice makes that rare.
-    pub fn udp(addr: SocketAddr) -> Self {
+    pub fn udp(addr: SocketAddr, loss: Loss) -> Self {
         let from = Ipv4Addr::new(127, 0, 2, 2);
-        Self::start(move || async move { Ok(ask_udp(from, addr).await?.0) })
+        Self::start(move || async move { Ok(ask_udp(from, addr, loss).await?.0) })
     }
 
     fn start<A, F>(ask: A) -> Self

@@ -31,6 +31,8 @@ pub mod kind {
     pub const CONFLICT: &str = "Conflict";
     /// MultiClusterService: each proxy serves what was sent last; False names who refused what.
     pub const PROGRAMMED: &str = "Programmed";
+    /// MemberCluster: it is deleted; False while exports that are in use keep it.
+    pub const LEAVING: &str = "Leaving";
     /// ExportRecord: the claimed age of the export is believable.
     pub const AGE_PLAUSIBLE: &str = "AgePlausible";
 }
@@ -107,8 +109,10 @@ pub mod reason {
     pub const JOINED: &str = "Joined";
     /// Joined: the agent has not been heard of yet.
     pub const NEVER_SEEN: &str = "NeverSeen";
-    /// Joined: it is going.
+    /// Joined, Leaving: it is going.
     pub const LEAVING: &str = "Leaving";
+    /// Leaving: others use its exports.
+    pub const EXPORTS_IN_USE: &str = "ExportsInUse";
     /// Healthy: the heartbeat is fresh.
     pub const HEARTBEAT_FRESH: &str = "HeartbeatFresh";
     /// Healthy: the heartbeat is lost; endpoints that nothing probes are withdrawn.

@@ -13,6 +13,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::labels;
+
 /// A joined cluster. Its name is the cluster's id in the fleet.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
@@ -94,11 +96,14 @@ pub struct TrafficClaim {
     pub services: Option<Vec<String>>,
 }
 
-/// What deleting a member checks first.
+/// What deleting a member checks first. `fairlead leave` sets Skip, because it means it.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct DeleteOptions {
-    /// Strict waits until the agent has withdrawn the member's exports; Skip doesn't.
+    /// Strict (the default): a member whose exports other members or proxies use stays in the fleet,
+    /// with its traffic, until those exports are withdrawn in the member or this is set to Skip; its
+    /// condition Leaving says which they are. Skip: its exports are withdrawn, its identity revoked
+    /// and its streams closed at once. It may be set after the deletion, too.
     #[serde(default)]
     pub validation_mode: ValidationMode,
 }
@@ -117,7 +122,7 @@ pub enum ValidationMode {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct MemberClusterStatus {
-    /// ReadyToJoin, Joined, Healthy.
+    /// ReadyToJoin, Joined, Healthy; Leaving once it is deleted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::schema::conditions")]
     pub conditions: Vec<Condition>,
@@ -247,6 +252,19 @@ pub struct MemberReportSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub epoch: Option<String>,
+}
+
+impl MemberCluster {
+    /// Whether it is deleted in a way that waits for nothing: with [`ValidationMode::Skip`], or by
+    /// force. Its exports are void from then on, and so is its identity.
+    pub fn is_revoked(&self) -> bool {
+        let options = self.spec.delete_options.as_ref();
+        let skips = options.is_some_and(|one| one.validation_mode == ValidationMode::Skip);
+        let annotations = self.metadata.annotations.as_ref();
+        let force = annotations.and_then(|all| all.get(labels::FORCE_LEAVE));
+        let forced = force.is_some_and(|text| text == "true");
+        self.metadata.deletion_timestamp.is_some() && (skips || forced)
+    }
 }
 
 impl Default for MemberClusterSpec {

@@ -146,7 +146,7 @@ pub struct ProxyStatus {
     /// The highest resourceVersion that this was decided from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub as_of: Option<String>,
-    /// When its last load report came, to about 10 s.
+    /// When its last load report came: to about 10 s while its sessions change, else to a minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_report: Option<Time>,
     /// Live sessions and flows at that time.

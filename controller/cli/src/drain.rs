@@ -35,7 +35,7 @@ pub(crate) struct DrainOptions {
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=999))]
     permille: u16,
     /// How long to wait for its sessions to finish, in seconds, minutes or hours (`90s`, `5m`).
-    #[arg(long, default_value = "5m", value_parser = duration)]
+    #[arg(long, default_value = "5m", value_name = "DURATION", value_parser = duration)]
     timeout: Duration,
     /// Don't wait.
     #[arg(long)]

@@ -30,8 +30,9 @@ enum Subject {
 
 #[derive(Args)]
 struct ServiceOptions {
-    /// NAMESPACE/NAME.
-    name: String,
+    /// The service, by its name in all clusters.
+    #[arg(value_name = "NAMESPACE/NAME", value_parser = service_name)]
+    name: (String, String),
     /// Only what concerns this member.
     #[arg(long, value_name = "MEMBER")]
     from: Option<String>,
@@ -50,11 +51,20 @@ struct Explanation {
     members: Vec<MemberCluster>,
 }
 
+fn service_name(text: &str) -> Result<(String, String), String> {
+    match text.split_once('/') {
+        Some((namespace, name))
+            if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
+        {
+            Ok((namespace.to_owned(), name.to_owned()))
+        }
+        _ => Err("that is no service; write NAMESPACE/NAME".to_owned()),
+    }
+}
+
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let Subject::Service(options) = &options.subject;
-    let Some((namespace, name)) = options.name.split_once('/') else {
-        bail!("{:?} is no service; write NAMESPACE/NAME", options.name);
-    };
+    let (namespace, name) = &options.name;
     block_on(async {
         let client = options.hub.client().await?;
         let mut found = gather(&client, namespace, name).await?;

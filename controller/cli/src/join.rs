@@ -12,7 +12,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::ensure;
-use clap::Args;
+use clap::{ArgGroup, Args};
 use fairlead_api::proxy::ProxyGroup;
 use fairlead_controller::join::io::make_proxy_token;
 use kube::Api;
@@ -31,12 +31,13 @@ mod workload;
 /// How to join.
 #[derive(Args)]
 #[command(after_help = JOIN_HELP)]
+#[command(group = ArgGroup::new("side").args(["member", "invitation", "state", "dry_run"]).required(true).multiple(true))]
 pub(crate) struct JoinOptions {
     /// On the hub: invite a cluster under this name (a DNS label of at most 47 characters).
-    #[arg(conflicts_with = "invitation", required_unless_present_any = ["invitation", "state", "dry_run"])]
+    #[arg(requires = "hub_address", conflicts_with_all = ["invitation", "state", "dry_run", "image"])]
     member: Option<String>,
     /// On the hub: where members reach it, HOST:PORT.
-    #[arg(long, value_name = "HOST:PORT", requires = "member")]
+    #[arg(long, value_name = "HOST:PORT", requires = "member", value_parser = host_and_port)]
     hub_address: Option<String>,
     /// On the hub: invite the cluster of an existing member again. In the member, with --state: a
     /// new key and certificate now.
@@ -80,7 +81,7 @@ pub(crate) struct TokenOptions {
     /// The proxy group.
     group: String,
     /// How long it is good.
-    #[arg(long, default_value = "1h", value_parser = duration)]
+    #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = duration)]
     life: Duration,
     #[command(flatten)]
     hub: HubFlags,
@@ -114,7 +115,17 @@ pub(crate) fn proxy_token(options: &TokenOptions) -> anyhow::Result<()> {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    fairlead_config::rule::parse_duration(text).ok_or_else(|| "write 30m, 1h or 24h".to_owned())
+    fairlead_config::rule::parse_duration(text).ok_or_else(|| "write 90s, 30m or 24h".to_owned())
+}
+
+fn host_and_port(text: &str) -> Result<String, String> {
+    let port = text
+        .rsplit_once(':')
+        .map(|(host, port)| (host, port.parse::<u16>()));
+    match port {
+        Some((host, Ok(1..))) if !host.is_empty() => Ok(text.to_owned()),
+        _ => Err("write HOST:PORT, such as hub.example:15010".to_owned()),
+    }
 }
 
 const JOIN_HELP: &str = "\
@@ -122,6 +133,10 @@ A cluster joins by one command on the hub and one in the cluster:
   fairlead join eu-1 --hub-address hub.example:15010        prints the second one
   fairlead join --invitation LINE --image IMAGE             runs the agent in the cluster, or
   fairlead join --invitation LINE --state DIR --foreground  runs it here
+With --dry-run the second prints everything that it would apply, the agent's Deployment included.
+
+The agent in the cluster serves its member's own proxies (https://fairlead-agent.fairlead-system.svc:15011), as
+the Helm chart's does.
 
 CRDs of the MCS and About APIs that are newer, or that somebody else keeps, stay as they are.
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 #[derive(Args, Clone, Copy)]
 pub(crate) struct Output {
     /// For programs; a table for people where absent.
-    #[arg(short, long, value_enum)]
+    #[arg(short, long, value_enum, value_name = "FORMAT")]
     output: Option<Format>,
 }
 

@@ -52,12 +52,19 @@ fn text(status: &Status) -> String {
 }
 
 fn members(members: &[MemberCluster]) -> String {
+    if members.is_empty() {
+        return "no cluster has joined; `fairlead join NAME --hub-address HOST:PORT` invites one\n"
+            .to_owned();
+    }
     let row = |member: &MemberCluster| {
         let seen = member.status.as_ref();
         let conditions = seen
             .map(|seen| seen.conditions.as_slice())
             .unwrap_or_default();
         let healthy = conditions::find(conditions, conditions::kind::HEALTHY);
+        let leaving = conditions::find(conditions, conditions::kind::LEAVING);
+        let why = [leaving, healthy].into_iter().flatten();
+        let why: Vec<&str> = why.map(|one| one.message.as_str()).collect();
         let claims = member.spec.traffic_claims.iter();
         let claims =
             claims.map(|claim| format!("{}: {}‰ {}", claim.owner, claim.permille, claim.reason));
@@ -75,9 +82,7 @@ fn members(members: &[MemberCluster]) -> String {
             seen.and_then(|seen| seen.agent_version.clone())
                 .unwrap_or_default(),
             claims.collect::<Vec<_>>().join("; "),
-            healthy
-                .map(|found| found.message.clone())
-                .unwrap_or_default(),
+            why.join("; "),
         ]
     };
     let rows: Vec<_> = members.iter().map(row).collect();

@@ -16,12 +16,13 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::Timestamp,
 };
-use kube::{Api, Client};
+use kube::{Api, Client, runtime::events::Reporter};
 use tokio::sync::{mpsc, watch as watch_value};
 
 use super::{
     local::Kind, local::Object, received::Received, restored::HubStore, workloads::Workload,
 };
+use crate::hub::events::{self, Announcer};
 
 mod certificate;
 pub mod credentials;
@@ -90,11 +91,21 @@ pub struct AgentHandle {
 pub fn run(config: AgentConfig) -> AgentHandle {
     let mut tasks = Tasks::new(config.clock.clone());
     let config = Arc::new(config);
+    let (announcer, queue) = events::new();
+    let reporter = Reporter {
+        controller: "fairlead-agent".to_owned(),
+        instance: Some(config.member.clone()),
+    };
+    let teller = events::run(config.local.clone(), reporter, queue);
+    tasks.spawn("events", async move {
+        teller.await;
+        Ok(())
+    });
     let (bound, addr) = watch_value::channel(None);
     let status = config
         .downward
         .as_ref()
-        .map(|downward| take_in(&config, downward, bound, &mut tasks));
+        .map(|downward| take_in(&config, downward, (bound, &announcer), &mut tasks));
     let (changes, inbox) = mpsc::channel(CHANGES_MAX);
     let (store, store_seen) = watch_value::channel(HubStore::default());
     let (mirrored, mirrored_seen) = watch_value::channel(None);
@@ -120,7 +131,8 @@ pub fn run(config: AgentConfig) -> AgentHandle {
         wrap: mirror,
     };
     tasks.spawn("watch mirrors", watch.run(changes));
-    tasks.spawn("exports", write::run(config.clone(), inbox, mirrored));
+    let exports = write::run(config.clone(), announcer, inbox, mirrored);
+    tasks.spawn("exports", exports);
     tasks.spawn("heartbeat", heartbeat::renew(config.clone(), store));
     let mirrored = heartbeat::Mirrored {
         store: store_seen,
@@ -138,7 +150,7 @@ pub fn run(config: AgentConfig) -> AgentHandle {
 fn take_in(
     config: &Arc<AgentConfig>,
     downward: &Downward,
-    bound: watch_value::Sender<Option<SocketAddr>>,
+    (bound, announcer): (watch_value::Sender<Option<SocketAddr>>, &Announcer),
     tasks: &mut Tasks,
 ) -> Status {
     let mut received = Received::new(&config.member, &config.version);
@@ -171,7 +183,7 @@ fn take_in(
     tasks.spawn("reports to the hub", reports);
     if let Some(port) = downward.port.clone() {
         let at = (port, downward.data.clone());
-        let streams = (shared, upward);
+        let streams = (shared, upward, announcer.clone());
         tasks.spawn(
             "port for proxies",
             port::run(config.clone(), at, streams, bound),

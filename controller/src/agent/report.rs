@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use fairlead_api::member::{MemberReportSpec, PropertyValue, ResourceUsage};
 use k8s_openapi::{
-    api::core::v1::{Node, Pod},
+    api::core::v1::{Container, Node, Pod},
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Time},
 };
 
@@ -19,8 +19,22 @@ pub struct Observed {
     pub api_server_ready: bool,
     /// Its nodes; `None` where they cannot be listed.
     pub nodes: Option<Vec<Node>>,
-    /// All pods; `None` where the agent was not asked to list them.
-    pub pods: Option<Vec<Pod>>,
+    /// What all pods that are placed ask for; `None` where the agent was not asked to list them, or
+    /// could not list them all.
+    pub requests: Option<Requests>,
+}
+
+/// What pods ask for, summed as they are listed: a page of them at a time is enough.
+#[derive(Debug, Clone, Default)]
+pub struct Requests(Sum);
+
+impl Requests {
+    /// Takes more pods in; those that take nothing of a node count for nothing.
+    pub fn add(&mut self, pods: &[Pod]) {
+        for pod in pods.iter().filter(|pod| is_placed(pod)) {
+            self.0.add_all(&requests(pod));
+        }
+    }
 }
 
 /// The report of a moment.
@@ -33,7 +47,7 @@ pub fn report(observed: &Observed, agent_version: &str, now: &Time) -> MemberRep
             observation_time: Some(now.clone()),
         };
         properties.insert(NODE_COUNT.to_owned(), value);
-        resource_usage = Some(usage(nodes, observed.pods.as_deref(), now));
+        resource_usage = Some(usage(nodes, observed.requests.as_ref(), now));
     }
     MemberReportSpec {
         agent_version: agent_version.to_owned(),
@@ -47,21 +61,16 @@ pub fn report(observed: &Observed, agent_version: &str, now: &Time) -> MemberRep
     }
 }
 
-fn usage(nodes: &[Node], pods: Option<&[Pod]>, now: &Time) -> ResourceUsage {
+fn usage(nodes: &[Node], requests: Option<&Requests>, now: &Time) -> ResourceUsage {
     let mut capacity = Sum::default();
     let mut allocatable = Sum::default();
     for status in nodes.iter().filter_map(|node| node.status.as_ref()) {
-        capacity.add(status.capacity.as_ref(), 1);
-        allocatable.add(status.allocatable.as_ref(), 1);
+        capacity.add(status.capacity.as_ref());
+        allocatable.add(status.allocatable.as_ref());
     }
-    let available = pods.map(|pods| {
+    let available = requests.map(|requests| {
         let mut left = allocatable.clone();
-        for pod in pods.iter().filter(|pod| is_placed(pod)) {
-            let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-            for resources in containers.filter_map(|container| container.resources.as_ref()) {
-                left.add(resources.requests.as_ref(), -1);
-            }
-        }
+        left.subtract(&requests.0);
         left.quantities()
     });
     ResourceUsage {
@@ -70,6 +79,47 @@ fn usage(nodes: &[Node], pods: Option<&[Pod]>, now: &Time) -> ResourceUsage {
         available: available.unwrap_or_default(),
         observation_time: Some(now.clone()),
     }
+}
+
+/// What the scheduler sets aside for a pod, resource by resource: the containers that run together,
+/// sidecars among them, or what some init container needs beside the sidecars started before it,
+/// whichever is more; and the pod's overhead. What the pod as a whole asks for counts instead of
+/// its containers' sum.
+fn requests(pod: &Pod) -> Sum {
+    let Some(spec) = &pod.spec else {
+        return Sum::default();
+    };
+    let of = |container: &Container| {
+        let mut sum = Sum::default();
+        let resources = container.resources.as_ref();
+        sum.add(resources.and_then(|resources| resources.requests.as_ref()));
+        sum
+    };
+    let mut sidecars = Sum::default();
+    let mut most = Sum::default();
+    for container in spec.init_containers.iter().flatten() {
+        let mut with = of(container);
+        with.add_all(&sidecars);
+        if container.restart_policy.as_deref() == Some("Always") {
+            sidecars.clone_from(&with);
+        }
+        most.raise_to(&with);
+    }
+    let mut together = sidecars;
+    for container in &spec.containers {
+        together.add_all(&of(container));
+    }
+    most.raise_to(&together);
+    let whole = spec.resources.as_ref();
+    for (resource, quantity) in whole
+        .and_then(|whole| whole.requests.as_ref())
+        .into_iter()
+        .flatten()
+    {
+        most.0.insert(resource.clone(), thousandths(&quantity.0));
+    }
+    most.add(spec.overhead.as_ref());
+    most
 }
 
 /// Whether a pod takes resources of a node.
@@ -91,14 +141,41 @@ fn is_placed(pod: &Pod) -> bool {
 struct Sum(BTreeMap<String, Option<i128>>);
 
 impl Sum {
-    fn add(&mut self, more: Option<&BTreeMap<String, Quantity>>, sign: i128) {
+    fn add(&mut self, more: Option<&BTreeMap<String, Quantity>>) {
         for (resource, quantity) in more.into_iter().flatten() {
-            let sum = self.0.entry(resource.clone()).or_insert(Some(0));
-            *sum = match (*sum, thousandths(&quantity.0)) {
-                (Some(sum), Some(value)) => sum.checked_add(sign * value),
-                _ => None,
-            };
+            self.combine(resource, thousandths(&quantity.0), i128::checked_add);
         }
+    }
+
+    fn add_all(&mut self, more: &Self) {
+        for (resource, value) in &more.0 {
+            self.combine(resource, *value, i128::checked_add);
+        }
+    }
+
+    fn subtract(&mut self, less: &Self) {
+        for (resource, value) in &less.0 {
+            self.combine(resource, *value, i128::checked_sub);
+        }
+    }
+
+    fn raise_to(&mut self, other: &Self) {
+        for (resource, value) in &other.0 {
+            self.combine(resource, *value, |one, other| Some(one.max(other)));
+        }
+    }
+
+    fn combine(
+        &mut self,
+        resource: &str,
+        value: Option<i128>,
+        how: impl Fn(i128, i128) -> Option<i128>,
+    ) {
+        let sum = self.0.entry(resource.to_owned()).or_insert(Some(0));
+        *sum = match (*sum, value) {
+            (Some(sum), Some(value)) => how(sum, value),
+            _ => None,
+        };
     }
 
     fn quantities(&self) -> BTreeMap<String, Quantity> {
@@ -212,14 +289,12 @@ mod tests {
         };
         let usage = report(&without, "1", &now).resource_usage.unwrap();
         assert!(usage.available.is_empty());
-        let pods = vec![
-            pod(Some("n"), "Running"),
-            pod(None, "Pending"),
-            pod(Some("n"), "Failed"),
-        ];
+        let mut requests = Requests::default();
+        requests.add(&[pod(Some("n"), "Running"), pod(None, "Pending")]);
+        requests.add(&[pod(Some("n"), "Failed")]);
         let with = Observed {
             nodes,
-            pods: Some(pods),
+            requests: Some(requests),
             ..Observed::default()
         };
         let usage = report(&with, "1", &now).resource_usage.unwrap();
@@ -227,5 +302,85 @@ mod tests {
         assert_eq!(usage.allocatable["cpu"], Quantity("7".into()));
         assert_eq!(usage.available["cpu"], Quantity("6".into()));
         assert_eq!(usage.available["gpu"], Quantity("2".into()));
+    }
+
+    /// What a pod with this spec asks for.
+    fn asked(spec: serde_json::Value) -> BTreeMap<String, Quantity> {
+        let pod = json!({ "metadata": { "name": "p" }, "spec": spec });
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        requests(&pod).quantities()
+    }
+
+    fn container(cpu: &str) -> serde_json::Value {
+        json!({ "name": "c", "resources": { "requests": { "cpu": cpu } } })
+    }
+
+    fn sidecar(cpu: &str) -> serde_json::Value {
+        let mut made = container(cpu);
+        made["restartPolicy"] = "Always".into();
+        made
+    }
+
+    #[test]
+    fn a_pod_asks_for_what_the_scheduler_sets_aside_for_it() {
+        let one = container("1");
+        for (what, spec, cpu) in [
+            (
+                "containers together",
+                json!({ "containers": [one, one] }),
+                "2",
+            ),
+            (
+                "an init container that is smaller",
+                json!({ "initContainers": [container("500m")], "containers": [one] }),
+                "1",
+            ),
+            (
+                "the largest init container, once",
+                json!({ "initContainers": [container("3"), container("2")], "containers": [one] }),
+                "3",
+            ),
+            (
+                "a sidecar beside the containers",
+                json!({ "initContainers": [sidecar("2")], "containers": [one] }),
+                "3",
+            ),
+            (
+                "an init container beside the sidecar that was started before it",
+                json!({ "initContainers": [sidecar("2"), container("4")], "containers": [one] }),
+                "6",
+            ),
+            (
+                "an init container before the sidecar is started",
+                json!({ "initContainers": [container("4"), sidecar("2")], "containers": [one] }),
+                "4",
+            ),
+            (
+                "the overhead on top",
+                json!({ "containers": [one], "overhead": { "cpu": "250m" } }),
+                "1250m",
+            ),
+            (
+                "the pod as a whole instead of its containers",
+                json!({
+                    "containers": [one], "resources": { "requests": { "cpu": "5" } },
+                    "overhead": { "cpu": "1" },
+                }),
+                "6",
+            ),
+        ] {
+            assert_eq!(asked(spec)["cpu"], Quantity(cpu.into()), "{what}");
+        }
+    }
+
+    #[test]
+    fn each_resource_has_its_own_maximum() {
+        let init =
+            json!({ "name": "i", "resources": { "requests": { "cpu": "4", "memory": "1Gi" } } });
+        let main = json!({ "name": "m", "resources": { "requests": { "cpu": "1", "memory": "3Gi", "gpu": "1" } } });
+        let all = asked(json!({ "initContainers": [init], "containers": [main] }));
+        assert_eq!(all["cpu"], Quantity("4".into()));
+        assert_eq!(all["memory"], Quantity((3u64 << 30).to_string()));
+        assert_eq!(all["gpu"], Quantity("1".into()));
     }
 }

@@ -288,3 +288,28 @@ fn a_service_is_counted_anew_when_a_proxy_falls_silent_or_is_heard_again() {
         "somebody is missing"
     );
 }
+
+#[test]
+fn the_sessions_of_a_proxy_are_news_of_its_group_every_ten_seconds_and_a_still_one_every_minute() {
+    let mut fleet = Fleet::default();
+    let none = BTreeSet::new();
+    let mut say = |sessions: u64, first: bool, second: u64| {
+        let message = LoadStatsRequest {
+            proxy: Some(ProxyState {
+                sessions,
+                ..ProxyState::default()
+            }),
+            ..LoadStatsRequest::default()
+        };
+        fleet.reported(&id("one"), &message, first, at(second), &time(0));
+        let (groups, _) = fleet.take_dirty(&none, at(second));
+        groups.contains("edge")
+    };
+    assert!(say(0, true, 10), "the first report");
+    assert!(!say(0, false, 20), "nothing new");
+    assert!(say(1, false, 30), "a session");
+    assert!(!say(2, false, 35), "too early");
+    assert!(say(2, false, 40), "in time");
+    assert!(!say(2, false, 90), "a still proxy");
+    assert!(say(2, false, 110), "a minute later");
+}

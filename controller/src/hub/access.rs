@@ -6,10 +6,13 @@ use std::time::Duration;
 use base64::Engine;
 use fairlead_api::labels;
 use fairlead_runtime::clock::Clock;
-use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
+use k8s_openapi::api::authentication::v1::{
+    TokenReview, TokenReviewSpec, TokenReviewStatus, UserInfo,
+};
 use kube::{Api, Client, api::PostParams};
 use tonic::{Status, metadata::MetadataMap};
 
+use super::events::About;
 use crate::{identity::Subject, time};
 
 /// Reviews the tokens of streams.
@@ -64,26 +67,47 @@ impl Access {
         })
     }
 
-    async fn review(&self, token: &str) -> Result<Subject, Status> {
+    /// Whose token it is that a stream is refused with, so that somebody can be told; `None` where it
+    /// is nobody's, and where there is none. The audience may be any.
+    pub(crate) async fn whose(&self, metadata: &MetadataMap) -> Option<UserInfo> {
+        let header = metadata.get("authorization")?.to_str().ok()?;
+        let token = header.strip_prefix("Bearer ")?;
+        let audiences = match &claims(token)["aud"] {
+            serde_json::Value::String(one) => vec![one.clone()],
+            all => serde_json::from_value(all.clone()).ok()?,
+        };
+        let few = !audiences.is_empty() && audiences.len() <= AUDIENCES_MAX;
+        let status = self
+            .ask(token, Some(audiences).filter(|_| few)?)
+            .await
+            .ok()?;
+        status.user.filter(|_| status.authenticated == Some(true))
+    }
+
+    async fn ask(&self, token: &str, audiences: Vec<String>) -> Result<TokenReviewStatus, Status> {
         let reviews: Api<TokenReview> = Api::all(self.client.clone());
         let review = TokenReview {
             spec: TokenReviewSpec {
                 token: token.to_owned(),
-                audiences: Some(vec![labels::XDS_AUDIENCE.to_owned()]),
+                audiences: Some(audiences),
             },
             ..TokenReview::default()
         };
         let params = PostParams::default();
         let answer = tokio::time::timeout(TIMEOUT, reviews.create(&params, &review));
-        let status = match answer.await {
-            Ok(Ok(answer)) => answer.status.unwrap_or_default(),
-            Ok(Err(error)) => {
-                return Err(Status::unavailable(format!(
-                    "tokens cannot be reviewed: {error}"
-                )));
-            }
-            Err(_) => return Err(Status::unavailable("tokens cannot be reviewed: no answer")),
-        };
+        match answer.await {
+            Ok(Ok(answer)) => Ok(answer.status.unwrap_or_default()),
+            Ok(Err(error)) => Err(Status::unavailable(format!(
+                "tokens cannot be reviewed: {error}"
+            ))),
+            Err(_) => Err(Status::unavailable("tokens cannot be reviewed: no answer")),
+        }
+    }
+
+    async fn review(&self, token: &str) -> Result<Subject, Status> {
+        let status = self
+            .ask(token, vec![labels::XDS_AUDIENCE.to_owned()])
+            .await?;
         let audiences = status.audiences.unwrap_or_default();
         if status.authenticated != Some(true)
             || !audiences.iter().any(|one| one == labels::XDS_AUDIENCE)
@@ -105,11 +129,7 @@ impl Access {
 
     /// The API server has checked the signature; only the end is read here.
     fn life(&self, token: &str) -> Result<Duration, Status> {
-        let payload = token.split('.').nth(1).unwrap_or_default();
-        let engine = base64::engine::general_purpose::URL_SAFE_NO_PAD;
-        let json = engine.decode(payload).unwrap_or_default();
-        let claims: serde_json::Value = serde_json::from_slice(&json).unwrap_or_default();
-        let end = claims["exp"].as_i64();
+        let end = claims(token)["exp"].as_i64();
         let end = end.ok_or_else(|| Status::unauthenticated("the token has no end"))?;
         let left = end - time::timestamp(&self.clock).as_second();
         u64::try_from(left)
@@ -118,4 +138,35 @@ impl Access {
     }
 }
 
+/// What a token says, whoever signed it.
+fn claims(token: &str) -> serde_json::Value {
+    let payload = token.split('.').nth(1).unwrap_or_default();
+    let engine = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let json = engine.decode(payload).unwrap_or_default();
+    serde_json::from_slice(&json).unwrap_or_default()
+}
+
+/// The object that a refused user's token stands for: a member, a proxy group, or its account.
+pub(crate) fn about(user: &UserInfo) -> Option<About> {
+    let name = user.username.as_deref()?;
+    match Subject::parse(name) {
+        Ok(Subject::Agent(member)) => Some(About::Member(member.to_string())),
+        Ok(Subject::Proxy(group)) => Some(About::Group(group)),
+        Err(_) => account(user),
+    }
+}
+
+/// The account of a user, in whatever namespace.
+pub(crate) fn account(user: &UserInfo) -> Option<About> {
+    let account = user
+        .username
+        .as_deref()?
+        .strip_prefix("system:serviceaccount:")?;
+    let (namespace, name) = account.split_once(':')?;
+    let uid = user.uid.clone().unwrap_or_default();
+    Some(About::Account(namespace.to_owned(), name.to_owned(), uid))
+}
+
+/// A token names one audience as a rule.
+const AUDIENCES_MAX: usize = 4;
 const TIMEOUT: Duration = Duration::from_secs(5);

@@ -27,6 +27,7 @@ use super::{
     events::Announcer,
     identities::Task,
     metrics::Metrics,
+    news,
     streams::OwnGroups,
     watches::{Seen, Watched},
 };
@@ -298,6 +299,7 @@ impl Engine {
                 }
                 self.world.seen_up_to(object.version());
                 self.world.delete(kind, &namespace, &name);
+                self.look_at_deleted();
             }
             Seen::Reset(all) => self.reset(kind, all),
             Seen::Failed => {}
@@ -493,6 +495,10 @@ impl Engine {
     async fn write(&self, writes: Vec<Write>) {
         // A new leader writes nothing before it knows what the one before knew.
         if !writes.is_empty() && self.led && self.leadership.is_mine() {
+            for write in &writes {
+                let news = news::of(&self.world, write);
+                self.out.events.tell(write.version(), news);
+            }
             // The writer takes batches as fast as they come; it is gone only when the hub is.
             drop(self.out.writes.send(writes).await);
         }

@@ -21,10 +21,10 @@ use fairlead_config::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
-    access::Access,
+    access::{self, Access, Admitted},
     engine::{Command, Phase, Shared},
     epoch::Shown,
     events::{About, Announcer},
@@ -73,7 +73,7 @@ impl Aggregated for Streams {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Answers<DeltaDiscoveryResponse>>, Status> {
-        let admitted = self.access.admit(request.metadata()).await?;
+        let admitted = self.admit(request.metadata()).await?;
         let (opened, answers) = Opened::start(request.into_inner(), admitted.life).await?;
         let audience = self.audience(admitted.subject, opened.first.node.as_ref())?;
         let shared = &self.shared;
@@ -105,7 +105,7 @@ impl LoadReporting for Streams {
         let replica = request.extensions().get::<Replica>().cloned();
         let admitted = match replica {
             Some(_) => None,
-            None => Some(self.access.admit(request.metadata()).await?),
+            None => Some(self.admit(request.metadata()).await?),
         };
         let life = admitted.as_ref().and_then(|admitted| admitted.life);
         let (opened, answers) = Opened::start(request.into_inner(), life).await?;
@@ -145,6 +145,32 @@ impl LoadReporting for Streams {
 }
 
 impl Streams {
+    /// Who is refused though its token is good for something shows in an event; strangers are
+    /// counted by their status alone, or they would fill the store.
+    async fn admit(&self, metadata: &MetadataMap) -> Result<Admitted, Status> {
+        let admitted = self.access.admit(metadata).await;
+        if let Err(refused) = &admitted
+            && matches!(
+                refused.code(),
+                Code::Unauthenticated | Code::PermissionDenied
+            )
+        {
+            let user = self.access.whose(metadata).await.unwrap_or_default();
+            let name = user.username.clone().unwrap_or_default();
+            tracing::warn!(
+                user = name,
+                reason = refused.message(),
+                "a stream was refused"
+            );
+            if let Some(about) = access::about(&user) {
+                let note = format!("a stream of {name} was refused: {}", refused.message());
+                self.events
+                    .refused(about, "StreamRefused", "CheckToken", note);
+            }
+        }
+        admitted
+    }
+
     fn audience(&self, subject: Option<Subject>, node: Option<&Node>) -> Result<Audience, Status> {
         let claimed = node.map(|node| node.cluster.as_str()).unwrap_or_default();
         match subject {

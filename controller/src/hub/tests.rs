@@ -26,12 +26,15 @@ use fairlead_config::{
     },
 };
 use k8s_openapi::{
-    api::{coordination::v1::Lease, core::v1::Namespace, discovery::v1::EndpointSlice},
+    api::{
+        coordination::v1::Lease, core::v1::Namespace, discovery::v1::EndpointSlice,
+        events::v1::Event,
+    },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
@@ -52,6 +55,22 @@ async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> 
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("{what} did not come");
+}
+
+/// Waits until an event tells of an object.
+async fn told(world: &World, about: &str, reason: &str, words: &str) {
+    let events: Api<Event> = Api::all(world.client.clone());
+    eventually(&format!("an event {reason} of {about}"), async || {
+        let all = events.list(&ListParams::default()).await.ok()?.items;
+        let mut all = all.into_iter();
+        all.find(|one| {
+            let regarding = one.regarding.as_ref();
+            regarding.and_then(|of| of.name.as_deref()) == Some(about)
+                && one.reason.as_deref() == Some(reason)
+                && one.note.as_deref().unwrap_or_default().contains(words)
+        })
+    })
+    .await;
 }
 
 struct World {
@@ -343,6 +362,7 @@ async fn a_refused_update_names_proxy_and_reason_in_the_service_status() {
         message.contains("proxy-0") && message.contains("policy.balancer"),
         "{message}"
     );
+    told(&world, "web", "Refused", "policy.balancer").await;
     world.hub.stop().await;
 }
 
@@ -416,6 +436,14 @@ async fn a_heartbeat_makes_a_member_joined_and_healthy() {
             .then_some(())
     })
     .await;
+    told(&world, "a", "Joined", "").await;
+    let taint = json!({ "spec": { "taints": [ { "key": "old", "effect": "NoSchedule" } ] } });
+    let params = PatchParams::default();
+    members
+        .patch("a", &params, &Patch::Merge(&taint))
+        .await
+        .unwrap();
+    told(&world, "a", "TaintsChanged", "old=:NoSchedule").await;
     let elsewhere: Api<Lease> = Api::namespaced(agent, "fairlead-member-b");
     let refused = elsewhere.get("heartbeat").await.unwrap_err();
     assert!(matches!(refused, kube::Error::Api(status) if status.code == 403));

@@ -73,6 +73,10 @@ impl Registrar {
         let now = time::timestamp(&self.clock);
         check(&request.token, remembered.as_ref(), now)?;
         let object = self.present(&member).await?;
+        // One that is deleted and kept by its exports goes on as it is; nobody joins it.
+        if object.metadata.deletion_timestamp.is_some() {
+            return Err(Refusal::Leaving(member.to_string()).into());
+        }
         let taken = object
             .status
             .as_ref()
@@ -141,7 +145,7 @@ impl Registrar {
         let members: Api<MemberCluster> = Api::all(self.client.clone());
         let object = members.get_opt(member.as_str()).await?;
         let object = object.ok_or_else(|| Refusal::NoMember(member.to_string()))?;
-        if object.metadata.deletion_timestamp.is_some() {
+        if object.is_revoked() {
             return Err(Refusal::Leaving(member.to_string()).into());
         }
         Ok(object)

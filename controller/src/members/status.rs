@@ -7,6 +7,7 @@ use fairlead_api::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::Verdict;
+use crate::world::ServiceKey;
 
 /// What is known of a member.
 #[derive(Debug, Clone, Copy)]
@@ -17,8 +18,10 @@ pub struct Facts<'f> {
     pub verdict: Verdict,
     /// Namespace, identity and Role exist.
     pub prepared: bool,
-    /// It is being deleted.
+    /// It is being deleted, and nothing keeps it.
     pub leaving: bool,
+    /// It is being deleted, but these exports are in use and keep it.
+    pub kept_by: &'f [ServiceKey],
     /// Exports accepted from it.
     pub exports: usize,
     /// How many of how many members are silent.
@@ -33,7 +36,8 @@ pub fn status(
     facts: &Facts<'_>,
     now: &Time,
 ) -> Option<MemberClusterStatus> {
-    let wanted = [ready_to_join(facts), joined(facts), healthy(facts)];
+    let mut wanted = vec![ready_to_join(facts), joined(facts), healthy(facts)];
+    wanted.extend(leaving(facts));
     let mut new = old.clone();
     if let Some(changed) = conditions::set(&old.conditions, &wanted, facts.generation, now) {
         new.conditions = changed;
@@ -81,6 +85,39 @@ fn joined(facts: &Facts<'_>) -> Wanted {
         ),
         _ => Wanted::yes(kind::JOINED, reason::JOINED, "its agent has joined"),
     }
+}
+
+/// Nothing before it is deleted.
+fn leaving(facts: &Facts<'_>) -> Option<Wanted> {
+    if facts.leaving {
+        return Some(Wanted::yes(
+            kind::LEAVING,
+            reason::LEAVING,
+            "its exports are withdrawn and its identity is revoked; it is gone once its namespace on the hub is",
+        ));
+    }
+    let first = facts.kept_by.first()?;
+    let named = facts
+        .kept_by
+        .iter()
+        .take(NAMED_MAX)
+        .map(ToString::to_string);
+    let named: Vec<String> = named.collect();
+    let more = match facts.kept_by.len().saturating_sub(NAMED_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Some(Wanted::no(
+        kind::LEAVING,
+        reason::EXPORTS_IN_USE,
+        format!(
+            "it is deleted, but other members or proxies use {} of its exports: {}{more}. They are served on. To let it go, withdraw them in the member (kubectl -n {} delete serviceexport {}), or set spec.deleteOptions.validationMode to Skip, as `fairlead leave` does",
+            facts.kept_by.len(),
+            named.join(", "),
+            first.namespace,
+            first.name,
+        ),
+    ))
 }
 
 fn healthy(facts: &Facts<'_>) -> Wanted {
@@ -148,3 +185,6 @@ fn is_stale(old: &MemberClusterStatus, now: &Time) -> bool {
         Some(seen) => now.0.as_second() - seen.0.as_second() >= 60,
     }
 }
+
+/// Exports that a condition names; beyond that it counts.
+const NAMED_MAX: usize = 5;

@@ -4,7 +4,7 @@ use fairlead_api::{
 };
 
 use super::*;
-use crate::testing::time;
+use crate::{testing::time, world::ServiceKey};
 
 fn at(second: u64) -> Tick {
     Tick::from_start(Duration::from_secs(second))
@@ -128,6 +128,7 @@ fn facts(verdict: Verdict) -> Facts<'static> {
         verdict,
         prepared: true,
         leaving: false,
+        kept_by: &[],
         exports: 2,
         silent: (3, 5),
         generation: Some(1),
@@ -164,4 +165,35 @@ fn status_says_why_and_stands_still_while_nothing_changes() {
     );
     assert!(healthy.message.contains("3 of 5"));
     assert_eq!(mass.last_seen, Some(time(61)));
+}
+
+#[test]
+fn a_member_that_is_deleted_says_what_keeps_it_and_the_next_step() {
+    let keys: Vec<ServiceKey> = (0..7)
+        .map(|number| ServiceKey::new("shop", &format!("web-{number}")))
+        .collect();
+    let mut held: Facts<'_> = facts(Verdict::Fresh);
+    held.kept_by = &keys;
+    let said = status(&MemberClusterStatus::default(), &held, &time(0)).unwrap();
+    let leaving = conditions::find(&said.conditions, "Leaving").unwrap();
+    assert_eq!(
+        (&*leaving.status, &*leaving.reason),
+        ("False", "ExportsInUse")
+    );
+    for words in [
+        "7 of its exports: shop/web-0, ",
+        "web-4 and 2 more",
+        "validationMode to Skip",
+    ] {
+        assert!(leaving.message.contains(words), "{}", leaving.message);
+    }
+    assert!(
+        conditions::is_true(&said.conditions, "Joined"),
+        "it goes on"
+    );
+    let mut free = facts(Verdict::Fresh);
+    free.leaving = true;
+    let said = status(&said, &free, &time(0)).unwrap();
+    assert!(conditions::is_true(&said.conditions, "Leaving"));
+    assert!(!conditions::is_true(&said.conditions, "Joined"));
 }

@@ -44,6 +44,12 @@ pub(super) fn fields(accepted: &[Ranked<'_>]) -> Vec<Conflict> {
         .collect()
 }
 
+/// The member whose export wins, as the message of a Conflict condition names it first.
+pub fn winner(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once("oldest service export in \"")?;
+    rest.split('"').next()
+}
+
 /// The place of a reason where several are joined.
 pub(super) fn rank(reason: &str) -> usize {
     let place = FIELDS.iter().position(|field| field.reason == reason);

@@ -43,7 +43,7 @@ pub(crate) fn member(object: &MemberCluster) -> Member {
         allow_exports: spec.allow_exports.clone(),
         claims: spec.traffic_claims.clone(),
         heartbeat: heartbeat(object),
-        leaving: object.metadata.deletion_timestamp.is_some(),
+        leaving: object.is_revoked(),
         version: version(&object.metadata),
     }
 }

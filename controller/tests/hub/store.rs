@@ -3,7 +3,6 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use fairlead_api::{
@@ -15,8 +14,8 @@ use fairlead_api::{
     service::{FrontendSpec, MultiClusterService, MultiClusterServiceSpec, ServiceImportReference},
 };
 use fairlead_apiserver::{ApiServer, Handle, Security};
-use fairlead_controller::{hub::apply_manifest, identity};
-use fairlead_tests::real::RealServer;
+use fairlead_controller::{hub::apply_manifest, identity, manifests};
+use fairlead_tests::{fleet, real::RealServer, wait};
 use k8s_openapi::{
     api::{
         authentication::v1::{TokenRequest, TokenRequestSpec},
@@ -40,6 +39,13 @@ pub(crate) struct Store {
     addr: Option<SocketAddr>,
 }
 
+/// Whose API server it is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Role {
+    Hub,
+    Member,
+}
+
 #[allow(dead_code, reason = "held for as long as the store lives")]
 enum Server {
     Embedded(ApiServer, Handle),
@@ -57,6 +63,19 @@ impl Store {
             all.push(store);
         }
         all
+    }
+
+    /// A real one, where there is one, for agents that dial in: its kubeconfig says what it is
+    /// checked against.
+    pub(crate) async fn real(role: Role) -> Option<Self> {
+        let real = RealServer::start_from_environment().await.unwrap()?;
+        let kubeconfig = std::fs::read_to_string(real.kubeconfig()).unwrap();
+        let certificates = real.kubeconfig().with_file_name("certs/apiserver.crt");
+        let checked = format!("certificate-authority: {:?}", certificates);
+        let kubeconfig = kubeconfig.replace("insecure-skip-tls-verify: true", &checked);
+        let store = Self::new(real.client(), Server::Real(Box::new(real)));
+        store.prepare_for(role, &kubeconfig).await;
+        Some(store)
     }
 
     /// The embedded one.
@@ -96,6 +115,11 @@ impl Store {
 
     /// The embedded one on disk; it can be stopped, backed up and restored.
     pub(crate) async fn durable() -> Self {
+        Self::durable_for(Role::Hub).await
+    }
+
+    /// The same, for a hub or a member.
+    pub(crate) async fn durable_for(role: Role) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let addr = "127.0.0.1:0".parse().unwrap();
         let (server, addr, kubeconfig) = serve_durable(folder.path(), addr).await;
@@ -111,8 +135,24 @@ impl Store {
             server: Some(server),
             addr: Some(addr),
         };
-        store.prepare(&kubeconfig).await;
+        store.prepare_for(role, &kubeconfig).await;
         store
+    }
+
+    /// It answers nobody any more.
+    pub(crate) async fn falls_silent(&mut self) {
+        match &self.server {
+            Some(Server::Real(real)) => signal_all(&real.pids(), "STOP"),
+            _ => self.stop().await,
+        }
+    }
+
+    /// It answers again.
+    pub(crate) async fn answers_again(&mut self) {
+        match &self.server {
+            Some(Server::Real(real)) => signal_all(&real.pids(), "CONT"),
+            _ => self.start_again().await,
+        }
     }
 
     /// Takes a back-up, with a short stop.
@@ -147,13 +187,29 @@ impl Store {
         self.server = Some(server);
     }
 
-    /// Kinds, the hub's rights, and a kubeconfig of its account.
     async fn prepare(&self, admin: &str) {
+        self.prepare_for(Role::Hub, admin).await;
+    }
+
+    /// Kinds, the rights of the hub or of an agent, and a kubeconfig of its account.
+    async fn prepare_for(&self, role: Role, admin: &str) {
+        let (kinds, rights, account) = match role {
+            Role::Hub => (
+                fairlead_api::crds(),
+                identity::of_hub(),
+                identity::HUB_ACCOUNT,
+            ),
+            Role::Member => (
+                fairlead_api::crds::member_crds(),
+                manifests::agent(false),
+                manifests::AGENT_ACCOUNT,
+            ),
+        };
         let crds: Api<CustomResourceDefinition> = Api::all(self.client());
-        for crd in fairlead_api::crds() {
-            crds.create(&PostParams::default(), &crd).await.unwrap();
+        for crd in &kinds {
+            crds.create(&PostParams::default(), crd).await.unwrap();
         }
-        for crd in fairlead_api::crds() {
+        for crd in &kinds {
             let name = crd.name_any();
             eventually("an established CRD", async || {
                 let conditions = crds.get(&name).await.ok()?.status?.conditions?;
@@ -164,30 +220,34 @@ impl Store {
             })
             .await;
         }
-        for manifest in identity::of_hub() {
-            apply_manifest(&self.client, &manifest).await.unwrap();
+        for manifest in &rights {
+            apply_manifest(&self.client, manifest).await.unwrap();
         }
+        let token = self.token_of(account, &[]).await;
+        let kubeconfig = Kubeconfig::from_yaml(admin).unwrap();
+        // JSON is YAML, and the type of a token refuses to be written.
+        let mut text = serde_json::to_value(&kubeconfig).unwrap();
+        for user in text["users"].as_array_mut().unwrap() {
+            user["user"] = json!({ "token": token });
+        }
+        std::fs::write(self.kubeconfig(), text.to_string()).unwrap();
+    }
+
+    /// A token of an account of `fairlead-system`.
+    pub(crate) async fn token_of(&self, account: &str, audiences: &[&str]) -> String {
         let accounts: Api<ServiceAccount> =
             Api::namespaced(self.client(), labels::SYSTEM_NAMESPACE);
         let request = TokenRequest {
             spec: Some(TokenRequestSpec {
+                audiences: Some(audiences.iter().map(|one| (*one).to_owned()).collect()),
                 expiration_seconds: Some(3600),
                 ..Default::default()
             }),
             ..Default::default()
         };
-        let token = accounts
-            .create_token_request(identity::HUB_ACCOUNT, &PostParams::default(), &request)
-            .await
-            .unwrap();
-        let kubeconfig = Kubeconfig::from_yaml(admin).unwrap();
-        // JSON is YAML, and the type of a token refuses to be written.
-        let mut text = serde_json::to_value(&kubeconfig).unwrap();
-        let token = token.status.unwrap().token.unwrap();
-        for user in text["users"].as_array_mut().unwrap() {
-            user["user"] = json!({ "token": token });
-        }
-        std::fs::write(self.kubeconfig(), text.to_string()).unwrap();
+        let params = PostParams::default();
+        let answer = accounts.create_token_request(account, &params, &request);
+        answer.await.unwrap().status.unwrap().token.unwrap()
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -198,7 +258,7 @@ impl Store {
         self.folder.path()
     }
 
-    /// Of the hub's account.
+    /// Of the hub's account, or of the agent's.
     pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")
     }
@@ -340,13 +400,20 @@ impl Store {
 
 async fn serve_durable(folder: &Path, addr: SocketAddr) -> (Server, SocketAddr, String) {
     let builder = ApiServer::builder().data_dir(folder.join("data"));
-    let server = builder.durable(true).build().await.unwrap();
+    let builder = builder.durable(true).allow_loopback_endpoints(true);
+    let server = builder.build().await.unwrap();
     let handle = eventually("the port to be free", async || {
         server.serve(addr, Security::Tls).await.ok()
     })
     .await;
     let (addr, kubeconfig) = (handle.addr(), handle.kubeconfig().to_owned());
     (Server::Embedded(server, handle), addr, kubeconfig)
+}
+
+fn signal_all(pids: &[u32], signal: &str) {
+    for pid in pids {
+        fleet::kill(*pid, signal).unwrap();
+    }
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -361,13 +428,8 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// A value that comes: within a minute, far more than ever needed.
+/// A value that comes: a busy machine has long enough.
 pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    for _ in 0..6000 {
-        if let Some(found) = look().await {
-            return found;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("waited a minute for {what}");
+    let found = wait::until(what, async || Ok(look().await.ok_or("nothing")));
+    found.await.unwrap()
 }

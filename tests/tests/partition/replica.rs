@@ -311,6 +311,7 @@ impl Replica {
                 verdict: self.heartbeats.verdict(name),
                 prepared: true,
                 leaving: false,
+                kept_by: &[],
                 exports: self.world.exports_of(name),
                 silent: self.heartbeats.silent(),
                 generation: None,

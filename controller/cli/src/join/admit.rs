@@ -7,6 +7,7 @@ use fairlead_controller::{
     agent::{Credentials, invitation::Invitation, io::credentials::CredentialsError},
     app,
     hub::apply_manifest,
+    manifests,
     settings::MemberFlags,
 };
 use fairlead_runtime::clock::Clock;
@@ -119,8 +120,9 @@ async fn deploy(
             .with_context(|| prepare::title(&object))?;
     }
     println!(
-        "the agent of {} is on its way: kubectl -n fairlead-system get pods; `fairlead status` on the hub shows it once it has joined",
-        invitation.member()
+        "the agent of {} is on its way: kubectl -n fairlead-system get pods; `fairlead status` on the hub shows it once it has joined. Its own proxies find it at {}",
+        invitation.member(),
+        manifests::xds_url()
     );
     Ok(())
 }

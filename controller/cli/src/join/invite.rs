@@ -49,7 +49,8 @@ pub(super) async fn run(options: &JoinOptions, member: &str) -> anyhow::Result<(
     };
     options.output.print(&made, |made| {
         format!(
-            "# In the cluster {}, within 24 hours; the line admits one key, once:\n\
+            "# In the cluster {}, within 24 hours; the line admits one key, once. With --image IMAGE instead of\n\
+             # --foreground and --state the agent runs in the cluster.\n\
              fairlead join --foreground --state ./fairlead-{} --invitation {}\n",
             made.member, made.member, made.invitation
         )

@@ -17,6 +17,10 @@ use crate::connection::{HubFlags, block_on};
 /// Who leaves.
 #[derive(Args)]
 #[command(after_help = "\
+Its exports are withdrawn, its identity is revoked and its streams are closed at once, whoever uses them.
+To take a member out only once nobody uses its exports, `kubectl delete membercluster NAME` on the hub:
+it serves on until they are withdrawn, and its condition Leaving says which they are.
+
 Exit codes: 0 it is gone (or nobody waited), 1 failed, 2 wrong command line, 3 not gone in time.")]
 pub(crate) struct LeaveOptions {
     /// The member. Its workloads stay, its exports go, its streams close.
@@ -26,7 +30,7 @@ pub(crate) struct LeaveOptions {
     #[arg(long)]
     force: bool,
     /// How long to wait until it is gone (`90s`, `5m`).
-    #[arg(long, default_value = "2m", value_parser = super::duration)]
+    #[arg(long, default_value = "2m", value_name = "DURATION", value_parser = super::duration)]
     timeout: Duration,
     /// Don't wait.
     #[arg(long)]
@@ -50,12 +54,14 @@ pub(crate) fn leave(options: &LeaveOptions) -> anyhow::Result<Left> {
         let member = members.get_opt(name).await?;
         let member = member
             .with_context(|| format!("there is no member {name}; `fairlead status` lists them"))?;
+        // Whoever types this means it: nothing is checked first.
+        let mut change = json!({ "spec": { "deleteOptions": { "validationMode": "Skip" } } });
         if options.force {
-            let force = json!({ "metadata": { "annotations": { labels::FORCE_LEAVE: "true" } } });
-            members
-                .patch(name, &PatchParams::default(), &Patch::Merge(&force))
-                .await?;
+            change["metadata"] = json!({ "annotations": { labels::FORCE_LEAVE: "true" } });
         }
+        members
+            .patch(name, &PatchParams::default(), &Patch::Merge(&change))
+            .await?;
         let uid = member.uid();
         let this = DeleteParams {
             preconditions: Some(Preconditions {

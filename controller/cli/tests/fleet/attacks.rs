@@ -96,6 +96,7 @@ pub(crate) async fn a_forged_export_is_refused_with_a_reason(stage: Stage) -> an
     apply(&client, &record("export-of-another", "stolen")).await?;
     let why = export_condition(&fleet, "export-of-another", "Valid", "False").await?;
     ensure!(why.contains("only the agent makes records"), "{why}");
+    told(&fleet, "member-1", "only the agent makes records").await?;
 
     let name = labels::export_record_name("demo", "aged");
     apply(&client, &record(&name, "aged")).await?;
@@ -142,6 +143,7 @@ pub(crate) async fn addresses_that_are_not_a_members_own_are_left_out() -> anyho
     );
     let explained = fleet.must(&["explain", "service", "demo/echo"]).await?;
     ensure!(explained.contains("RefusedAddresses"), "{explained}");
+    told(&fleet, "member-1", "127.22.0.1").await?;
 
     // The address that clouds hand secrets out at.
     let metadata = json!([ { "op": "replace", "path": "/endpoints/2/addresses/0", "value": "169.254.169.254" } ]);
@@ -228,7 +230,8 @@ pub(crate) async fn a_stream_with_a_token_for_something_else_is_refused(
         let told = text.contains("the token is not good for audience fairlead-xds");
         Ok(told.then_some(()).ok_or(text))
     })
-    .await
+    .await?;
+    told(&fleet, "member-1", "not good for audience fairlead-xds").await
 }
 
 /// A client of the hub with the identity of a member's agent.
@@ -308,14 +311,19 @@ async fn export_condition(
     .await
 }
 
-/// Waits until an event tells the operator.
-async fn told(fleet: &Fleet, member: &str, note: &str) -> anyhow::Result<()> {
-    let events = Api::<Event>::all(fleet.hub().await?);
+/// Waits until an event on the hub tells its operator.
+pub(crate) async fn told(fleet: &Fleet, about: &str, note: &str) -> anyhow::Result<()> {
+    told_in(fleet.hub().await?, about, note).await
+}
+
+/// Waits until an event of an object of this name tells so.
+pub(crate) async fn told_in(client: Client, name: &str, note: &str) -> anyhow::Result<()> {
+    let events = Api::<Event>::all(client);
     wait::until(&format!("an event {note:?}"), async || {
         let all = events.list(&ListParams::default()).await?;
         let notes = all.items.iter().filter_map(|event| {
             let about = event.regarding.as_ref()?.name.as_deref()?;
-            (about == member).then(|| event.note.clone().unwrap_or_default())
+            (about == name).then(|| event.note.clone().unwrap_or_default())
         });
         let notes: Vec<String> = notes.collect();
         let found = notes.iter().any(|text| text.contains(note));

@@ -52,14 +52,10 @@ pub(crate) async fn status_and_explain_tell_people_and_programs_the_same(
 
 pub(crate) async fn a_question_about_nothing_says_what_to_do() -> anyhow::Result<()> {
     let fleet = Fleet::start(program(), &["--members", "1"]).await?;
-    let questions: [(&[&str], &str); 3] = [
+    let questions: [(&[&str], &str); 2] = [
         (
             &["explain", "service", "demo/nothing"],
             "no member exports demo/nothing; make a ServiceExport of that name in one",
-        ),
-        (
-            &["explain", "service", "echo"],
-            "\"echo\" is no service; write NAMESPACE/NAME",
         ),
         (
             &["explain", "service", "demo/echo", "--from", "member-9"],
@@ -71,16 +67,51 @@ pub(crate) async fn a_question_about_nothing_says_what_to_do() -> anyhow::Result
         same!(refused.code, Some(1));
         ensure!(refused.stderr.contains(answer), "{refused:?}");
     }
-    same!(
-        fleet.fairlead(&["status", "--nonsense"]).await?.code,
-        Some(2)
-    );
+    let mistakes: [(&[&str], &str); 7] = [
+        (&["status", "--nonsense"], "--nonsense"),
+        (&["explain", "service", "echo"], "write NAMESPACE/NAME"),
+        (&["explain", "service", "a/b/c"], "write NAMESPACE/NAME"),
+        (&["join"], "--invitation <LINE>"),
+        (&["join", "eu-1"], "--hub-address <HOST:PORT>"),
+        (
+            &["join", "eu-1", "--hub-address", "hub"],
+            "such as hub.example:15010",
+        ),
+        (
+            &["leave", "eu-1", "--timeout", "5"],
+            "write 90s, 30m or 24h",
+        ),
+    ];
+    for (mistake, answer) in mistakes {
+        let refused = fleet.fairlead(mistake).await?;
+        same!(refused.code, Some(2));
+        ensure!(refused.stderr.contains(answer), "{refused:?}");
+    }
     let nowhere = ["status", "--kubeconfig", "/nowhere"];
     let nowhere = fleet.fairlead(&nowhere).await?;
     same!(nowhere.code, Some(1));
-    ensure!(
-        nowhere.stderr.contains("/nowhere is no kubeconfig"),
-        "{nowhere:?}"
-    );
+    let said = "fairlead: the hub cannot be used: /nowhere is no kubeconfig: No such file or directory (os error 2)\n";
+    same!(nowhere.stderr, said);
+    // A cluster that is no hub.
+    let bare = fairlead_apiserver::ApiServer::builder().build().await?;
+    let addr = ([127, 0, 0, 1], 0).into();
+    let listener = bare.serve(addr, fairlead_apiserver::Security::Tls).await?;
+    let file = fleet.folder().join("bare.kubeconfig");
+    std::fs::write(&file, listener.kubeconfig())?;
+    let file = file.display().to_string();
+    for command in [&["status"][..], &["leave", "eu-1"], &["drain", "eu-1"]] {
+        let command: Vec<&str> = command
+            .iter()
+            .copied()
+            .chain(["--kubeconfig", &file])
+            .collect();
+        let refused = fleet.fairlead(&command).await?;
+        same!(refused.code, Some(1));
+        ensure!(refused.stderr.contains("is no hub"), "{refused:?}");
+        ensure!(
+            refused.stderr.contains("fairlead crds | kubectl"),
+            "{refused:?}"
+        );
+    }
     Ok(())
 }

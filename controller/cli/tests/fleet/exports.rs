@@ -11,7 +11,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::{Stage, program, same, start::weigh};
+use crate::{Stage, attacks, program, same, start::weigh};
 
 pub(crate) async fn an_export_that_cannot_be_served_says_what_to_do() -> anyhow::Result<()> {
     let fleet = Fleet::start(program(), &["--members", "2"]).await?;
@@ -51,7 +51,9 @@ pub(crate) async fn exports_that_disagree_say_who_wins() -> anyhow::Result<()> {
             message.contains("1/2 clusters disagree"),
             "{member}: {message}"
         );
+        attacks::told_in(client, "echo", "1/2 clusters disagree").await?;
     }
+    attacks::told(&fleet, "echo", "1/2 clusters disagree").await?;
     let text = fleet.must(&["explain", "service", "demo/echo"]).await?;
     ensure!(text.contains("PortConflict"), "{text}");
     Ok(())

@@ -15,7 +15,9 @@ mod attacks;
 mod backup;
 mod commands;
 mod exports;
+mod imports;
 mod join;
+mod leave;
 mod real;
 mod roll;
 mod start;
@@ -68,7 +70,19 @@ macro_rules! cases {
 }
 
 fn cases() -> Vec<(&'static str, Case)> {
-    let embedded = cases! {
+    let mut all = embedded();
+    all.extend(on_any());
+    all.extend(cases! {
+        on Real;
+        roll: [
+            pods_roll_one_by_one_and_no_client_notices,
+        ],
+    });
+    all
+}
+
+fn embedded() -> Vec<(&'static str, Case)> {
+    let all = cases! {
         start: [
             the_ready_file_says_where_everything_is,
             a_fleet_leaves_nothing_behind,
@@ -101,7 +115,11 @@ fn cases() -> Vec<(&'static str, Case)> {
             a_dry_run_prints_what_would_be_applied,
         ],
     };
-    let any = cases! {
+    all.to_vec()
+}
+
+fn on_any() -> Vec<(&'static str, Case)> {
+    let all = cases! {
         on Any;
         traffic: [
             all_members_answer_tcp_and_udp_in_equal_shares,
@@ -123,17 +141,20 @@ fn cases() -> Vec<(&'static str, Case)> {
             a_forged_export_is_refused_with_a_reason,
             a_stream_with_a_token_for_something_else_is_refused,
         ],
+        imports: [
+            an_import_is_served_in_every_member,
+            a_namespace_that_goes_takes_its_exports_and_imports_along,
+        ],
         join: [
+            what_a_dry_run_prints_starts_an_agent_that_serves_proxies,
+        ],
+        leave: [
             a_member_that_leaves_keeps_its_workloads,
+            a_member_that_is_deleted_serves_on_until_it_is_told_to_leave,
+            a_member_that_is_gone_for_good_leaves_by_force,
         ],
     };
-    let real = cases! {
-        on Real;
-        roll: [
-            pods_roll_one_by_one_and_no_client_notices,
-        ],
-    };
-    embedded.into_iter().chain(any).chain(real).collect()
+    all.to_vec()
 }
 
 fn main() -> anyhow::Result<std::process::ExitCode> {

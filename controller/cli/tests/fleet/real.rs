@@ -46,9 +46,10 @@ struct Started {
     members: Vec<(String, Cluster)>,
 }
 
-struct Cluster {
-    server: RealServer,
-    kubeconfig: PathBuf,
+/// One of them.
+pub(crate) struct Cluster {
+    pub(crate) server: RealServer,
+    pub(crate) kubeconfig: PathBuf,
 }
 
 /// A fleet on the clusters, and the pods' servers.
@@ -96,9 +97,7 @@ impl OnReal<'_> {
 
 impl Started {
     async fn new() -> anyhow::Result<Self> {
-        let programs = std::env::var_os("KUBEBUILDER_ASSETS").context("KUBEBUILDER_ASSETS")?;
-        let start = async || Cluster::start(Path::new(&programs)).await;
-        let (hub, one, two) = tokio::try_join!(start(), start(), start())?;
+        let (hub, one, two) = tokio::try_join!(Cluster::new(), Cluster::new(), Cluster::new())?;
         Ok(Self {
             hub,
             members: vec![("member-1".to_owned(), one), ("member-2".to_owned(), two)],
@@ -107,8 +106,10 @@ impl Started {
 }
 
 impl Cluster {
-    async fn start(programs: &Path) -> anyhow::Result<Self> {
-        let server = RealServer::start(programs).await?;
+    /// Starts one.
+    pub(crate) async fn new() -> anyhow::Result<Self> {
+        let programs = std::env::var_os("KUBEBUILDER_ASSETS").context("KUBEBUILDER_ASSETS")?;
+        let server = RealServer::start(Path::new(&programs)).await?;
         let theirs = server.kubeconfig();
         let folder = theirs.parent().context("its folder")?;
         // With the certificates that it is checked against: agents trust nothing else.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, ensure};
 use fairlead_api::service::MultiClusterService;
 use fairlead_tests::{
-    clients::{self, Answer, Counts, Load, Session, failures},
+    clients::{self, Answer, Counts, Load, Loss, Session, failures},
     fleet::{self, Fleet},
     wait,
 };
@@ -150,6 +150,7 @@ pub(crate) async fn a_drain_of_nobody_is_refused(stage: Stage) -> anyhow::Result
 pub(crate) async fn a_restart_of_the_hub_fails_no_client(stage: Stage) -> anyhow::Result<()> {
     let mut fleet = stage.fleet().await?;
     let load = Load::tcp(fleet.ready.endpoint.tcp);
+    let flows = Load::udp(fleet.ready.endpoint.udp, Loss::Fails);
     enough(&load, Instant::now()).await?;
     fleet.say("restart hub", "the hub runs again").await?;
     // It leads again: what changes in a member arrives.
@@ -159,6 +160,7 @@ pub(crate) async fn a_restart_of_the_hub_fails_no_client(stage: Stage) -> anyhow
     enough(&load, since).await?;
     let answers = load.stop().await;
     same!(failures(&answers), [""; 0]);
+    same!(failures(&flows.stop().await), [""; 0]);
     let late = by(&answers, "member-2").filter(|answer| answer.began >= since);
     same!(late.count(), 0);
     Ok(())
@@ -204,7 +206,8 @@ impl Loads {
     async fn start(fleet: &Fleet) -> anyhow::Result<Self> {
         let loads = Self {
             tcp: Load::tcp(fleet.ready.endpoint.tcp),
-            udp: Load::udp(fleet.ready.endpoint.udp),
+            // What is under way to a member that dies may be lost with it.
+            udp: Load::udp(fleet.ready.endpoint.udp, Loss::SentAgain),
         };
         for load in [&loads.tcp, &loads.udp] {
             wait::until("all members to answer", async || {

@@ -100,6 +100,7 @@ pub fn service(told: &Import, import: &ServiceImport, have: Option<&Service>) ->
             session_affinity: Some(affinity(told).to_owned()),
             session_affinity_config: affinity_config(told),
             internal_traffic_policy: text(&told.internal_traffic_policy),
+            traffic_distribution: text(&told.traffic_distribution),
             ip_family_policy: policy,
             ip_families: families,
             ..ServiceSpec::default()

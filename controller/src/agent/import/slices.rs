@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use fairlead_api::{labels, mcs::v1beta1::ServiceImport};
 use fairlead_config::xds::proto::fairlead::{Import, ImportType};
 use k8s_openapi::{
-    api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
+    api::discovery::v1::{
+        Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
+    },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
@@ -183,7 +185,12 @@ impl Frame<'_> {
                 ..ObjectMeta::default()
             },
             address_type: family.to_owned(),
-            endpoints: Some(backends.iter().map(|backend| endpoint(backend)).collect()),
+            endpoints: Some(
+                backends
+                    .iter()
+                    .map(|backend| endpoint(backend, &self.told.traffic_distribution))
+                    .collect(),
+            ),
             ports: Some(ports.collect()),
         };
         let content = objects::fingerprint(&slice);
@@ -192,7 +199,8 @@ impl Frame<'_> {
     }
 }
 
-fn endpoint(backend: &Backend) -> Endpoint {
+/// `distribution` is the service's wish for clients nearby.
+fn endpoint(backend: &Backend, distribution: &str) -> Endpoint {
     Endpoint {
         addresses: vec![backend.ip.to_string()],
         conditions: Some(EndpointConditions {
@@ -203,8 +211,28 @@ fn endpoint(backend: &Backend) -> Endpoint {
         hostname: backend.hostname.clone(),
         zone: backend.zone.clone(),
         node_name: backend.node.clone(),
+        hints: hints(backend, distribution),
         ..Endpoint::default()
     }
+}
+
+/// What kube-proxy goes by where a service wishes for clients nearby. Of Services with a selector
+/// Kubernetes' own controller says so; these have none.
+fn hints(backend: &Backend, distribution: &str) -> Option<EndpointHints> {
+    let of_zone = |zone: &String| vec![ForZone { name: zone.clone() }];
+    let of_node = |node: &String| vec![ForNode { name: node.clone() }];
+    let zones = backend.zone.as_ref().map(of_zone);
+    let nodes = backend.node.as_ref().map(of_node);
+    let (for_zones, for_nodes) = match distribution {
+        "PreferClose" | "PreferSameZone" => (zones, None),
+        "PreferSameNode" => (zones, nodes),
+        _ => (None, None),
+    };
+    let any = for_zones.is_some() || for_nodes.is_some();
+    any.then_some(EndpointHints {
+        for_nodes,
+        for_zones,
+    })
 }
 
 /// Kubernetes' own default for its slices; the API takes up to 1,000.

@@ -578,3 +578,45 @@ fn layout(observed: &Observed) -> BTreeMap<String, String> {
     });
     all.collect()
 }
+
+#[test]
+fn a_wish_for_clients_nearby_reaches_the_derived_service_and_its_slices() {
+    for (wish, zones, nodes) in [
+        ("PreferClose", true, false),
+        ("PreferSameZone", true, false),
+        ("PreferSameNode", true, true),
+        ("", false, false),
+    ] {
+        let mut near = with_endpoints(&[("a", "10.0.0.1")]);
+        near.traffic_distribution = wish.into();
+        near.endpoints[0].zone = "eu-1a".into();
+        let mut observed = member(&[near]);
+        observed.apply(pods(&["10.1.0.1"], true));
+        settle(&mut observed);
+        let wished = Some(wish.to_owned()).filter(|wish| !wish.is_empty());
+        let spec = observed.service(&web()).unwrap().spec.clone().unwrap();
+        assert_eq!(spec.traffic_distribution, wished, "{wish}");
+        let import = &observed.imports[&web()];
+        assert_eq!(import.spec.traffic_distribution, wished, "{wish}");
+        let endpoint = one_endpoint(&observed);
+        let hints = endpoint.hints.unwrap_or_default();
+        let zone = hints.for_zones.map(|all| all[0].name.clone());
+        assert_eq!(zone.as_deref(), zones.then_some("eu-1a"), "{wish}");
+        // Other members' nodes are none of this cluster's.
+        assert_eq!(hints.for_nodes, None, "{wish}");
+
+        observed.serve(&frontend("0.0.0.0", 30_000));
+        settle(&mut observed);
+        let hints = one_endpoint(&observed).hints.unwrap_or_default();
+        let node = hints.for_nodes.map(|all| all[0].name.clone());
+        assert_eq!(node.as_deref(), nodes.then_some("n"), "{wish}");
+    }
+}
+
+fn one_endpoint(observed: &Observed) -> k8s_openapi::api::discovery::v1::Endpoint {
+    let key = web();
+    let mut all = observed
+        .slices(&key)
+        .flat_map(|slice| slice.endpoints.iter().flatten());
+    all.next().unwrap().clone()
+}

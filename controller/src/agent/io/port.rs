@@ -27,7 +27,7 @@ use super::{
     reports::Upward,
     uplink::Shared,
 };
-use crate::hub::access::Access;
+use crate::hub::{access::Access, events::Announcer};
 
 /// Where the member's proxies connect.
 #[derive(Debug, Clone)]
@@ -46,7 +46,7 @@ pub struct Port {
 pub(super) async fn run(
     config: Arc<AgentConfig>,
     (port, folder): (Port, PathBuf),
-    (shared, upward): (Shared, Upward),
+    (shared, upward, events): (Shared, Upward, Announcer),
     bound: watch::Sender<Option<SocketAddr>>,
 ) -> Result<(), TaskError> {
     let listen = port.addr;
@@ -62,6 +62,7 @@ pub(super) async fn run(
         access: Access::new(config.local.clone(), config.clock.clone(), false),
         shared,
         upward,
+        events,
         version: config.version.clone().into(),
         tasks: TaskTracker::new(),
     };

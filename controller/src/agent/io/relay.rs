@@ -17,13 +17,16 @@ use fairlead_config::xds::{
 };
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{reports::Upward, uplink::Shared};
 use crate::{
     board::Type,
     fleet::ProxyId,
-    hub::access::Access,
+    hub::{
+        access::{self, Access},
+        events::Announcer,
+    },
     identity::Subject,
     stream::{
         Heard, Stream,
@@ -37,6 +40,7 @@ pub(super) struct Relay {
     pub(super) access: Access,
     pub(super) shared: Shared,
     pub(super) upward: Upward,
+    pub(super) events: Announcer,
     pub(super) version: Arc<str>,
     /// Streams end with their connections, which the port owns.
     pub(super) tasks: TaskTracker,
@@ -77,11 +81,33 @@ impl LoadReporting for Relay {
 }
 
 impl Relay {
-    /// The group of a proxy of this member, and how long it may stay.
-    async fn admit(
-        &self,
-        metadata: &tonic::metadata::MetadataMap,
-    ) -> Result<(String, Option<Duration>), Status> {
+    /// The group of a proxy of this member, and how long it may stay. A refusal shows in an event of
+    /// the account that the token is of, if it is anybody's.
+    async fn admit(&self, metadata: &MetadataMap) -> Result<(String, Option<Duration>), Status> {
+        let admitted = self.judge(metadata).await;
+        if let Err(refused) = &admitted
+            && matches!(
+                refused.code(),
+                Code::Unauthenticated | Code::PermissionDenied
+            )
+        {
+            let user = self.access.whose(metadata).await.unwrap_or_default();
+            let name = user.username.clone().unwrap_or_default();
+            tracing::warn!(
+                user = name,
+                reason = refused.message(),
+                "a stream was refused"
+            );
+            if let Some(about) = access::account(&user) {
+                let note = format!("a stream of {name} was refused: {}", refused.message());
+                self.events
+                    .refused(about, "StreamRefused", "CheckToken", note);
+            }
+        }
+        admitted
+    }
+
+    async fn judge(&self, metadata: &MetadataMap) -> Result<(String, Option<Duration>), Status> {
         let admitted = self.access.admit(metadata).await?;
         let group = match admitted.subject {
             Some(Subject::Proxy(group)) => group,

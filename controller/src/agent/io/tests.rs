@@ -10,18 +10,28 @@ use fairlead_api::{
     proxy::ProxyGroup,
 };
 use fairlead_apiserver::{ApiServer, audit::Audit};
+use fairlead_tests::wait;
 use fixture::{Fleet, Proxy, eventually};
-use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use k8s_openapi::{
+    api::{
+        core::v1::{Node, Pod, Service},
+        discovery::v1::EndpointSlice,
+        events::v1::Event,
+    },
+    apimachinery::pkg::apis::meta::v1::Time,
+};
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 
+use super::heartbeat;
 use crate::{
     agent::{
         Keeper,
         import::{SERVED, derived_name},
+        report::{Observed, report},
     },
     manifests,
 };
@@ -248,6 +258,74 @@ async fn only_proxies_of_the_members_own_group_with_a_token_for_streams_are_serv
 }
 
 #[tokio::test]
+async fn whoever_is_refused_with_a_good_token_and_an_export_that_cannot_be_show_in_events() {
+    let fleet = Fleet::start().await;
+    fleet.own_proxies("b", "edge").await;
+    fleet.namespace("shop").await;
+    let agent = fleet.agent();
+    let channel = fleet.channel(&agent).await;
+    for (group, audience) in [("edge", "somebody-else"), ("other", "fairlead-xds")] {
+        let token = fleet.proxy_token(group, audience).await;
+        Proxy::refused(channel.clone(), &token).await;
+    }
+    Proxy::refused(channel, "x.y.z").await;
+    let export: ServiceExport = serde_json::from_value(json!({
+        "apiVersion": "multicluster.x-k8s.io/v1beta1", "kind": "ServiceExport",
+        "metadata": { "name": "missing" }, "spec": {},
+    }))
+    .unwrap();
+    let exports = Api::<ServiceExport>::namespaced(fleet.member.client(), "shop");
+    exports
+        .create(&PostParams::default(), &export)
+        .await
+        .unwrap();
+    let events = Api::<Event>::all(fleet.member.client());
+    let expected = [
+        (
+            "fairlead-proxy-edge",
+            "StreamRefused",
+            "the token is not good for audience fairlead-xds",
+        ),
+        (
+            "fairlead-proxy-other",
+            "StreamRefused",
+            "this member's proxy group is edge, not other",
+        ),
+        ("missing", "ExportInvalid", "Service"),
+    ];
+    let told = wait::until("the events", async || {
+        let all = events.list(&ListParams::default()).await?.items;
+        let all: Vec<(String, String, String)> = all
+            .into_iter()
+            .map(|one| {
+                let about = one.regarding.unwrap_or_default();
+                assert!(
+                    about.uid.is_some_and(|uid| !uid.is_empty()),
+                    "kubectl goes by it"
+                );
+                let (reason, note) = (one.reason.unwrap_or_default(), one.note.unwrap_or_default());
+                (about.name.unwrap_or_default(), reason, note)
+            })
+            .collect();
+        let is_told = |(name, reason, words): &(&str, &str, &str)| {
+            let mut all = all.iter();
+            all.any(|one| one.0 == *name && one.1 == *reason && one.2.contains(words))
+        };
+        let whole = expected.iter().all(is_told);
+        Ok(if whole { Ok(all) } else { Err(all) })
+    })
+    .await
+    .unwrap();
+    assert_eq!(
+        told.len(),
+        expected.len(),
+        "a stranger makes none: {told:?}"
+    );
+    agent.stop().await;
+    fleet.stop().await;
+}
+
+#[tokio::test]
 async fn a_stream_ends_with_its_token_and_an_expired_one_opens_none() {
     // The member's API server is behind by what a token lives, less two seconds: its tokens run out
     // two seconds from now.
@@ -382,8 +460,13 @@ async fn the_agents_rights_are_exactly_what_it_uses() {
     );
     let channel = fleet.channel(&agent).await;
     let token = fleet.proxy_token("edge", "fairlead-xds").await;
-    let mut proxy = Proxy::open(channel, &token).await.unwrap();
+    let mut proxy = Proxy::open(channel.clone(), &token).await.unwrap();
     proxy.until(|proxy| proxy.answered).await;
+    // An event, and the same one again.
+    let other = fleet.proxy_token("edge", "somebody-else").await;
+    for _ in 0..2 {
+        Proxy::refused(channel.clone(), &other).await;
+    }
     eventually("an import", async || import(&fleet).await?.status).await;
     fleet.own_proxies_gone("edge").await;
     served(&fleet).await;
@@ -402,13 +485,42 @@ async fn the_agents_rights_are_exactly_what_it_uses() {
     })
     .await;
     let expected = listed();
-    let all = async {
-        while used(&audit) != expected {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    };
-    drop(tokio::time::timeout(fixture::PATIENCE, all).await);
-    assert_eq!(used(&audit), expected);
+    let exactly = wait::until("all rights used, and no others", async || {
+        let used = used(&audit);
+        let differ: Vec<String> = used.symmetric_difference(&expected).cloned().collect();
+        Ok(differ.is_empty().then_some(()).ok_or(differ))
+    });
+    exactly.await.unwrap();
     agent.stop().await;
+    fleet.stop().await;
+}
+
+#[tokio::test]
+async fn pods_are_listed_in_pages_and_all_of_them_count() {
+    let audit = Audit::new(100_000);
+    let fleet = Fleet::start_with(ApiServer::builder().audit(&audit)).await;
+    fleet.namespace("shop").await;
+    for number in 0..5 {
+        fleet.pod(&format!("pod-{number}"), "100m").await;
+    }
+    let pods = Api::<Pod>::all(fleet.member.client());
+    let sum = heartbeat::requests(&pods, 2).await.unwrap();
+    let node: Node = serde_json::from_value(json!({
+        "metadata": { "name": "n" }, "status": { "allocatable": { "cpu": "1" } },
+    }))
+    .unwrap();
+    let observed = Observed {
+        nodes: Some(vec![node]),
+        requests: Some(sum),
+        ..Observed::default()
+    };
+    let now = Time(jiff::Timestamp::UNIX_EPOCH);
+    let usage = report(&observed, "test", &now).resource_usage.unwrap();
+    assert_eq!(usage.available["cpu"].0, "500m");
+    let asked = audit.entries().into_iter();
+    let pages = asked.filter(|entry| entry.resource == "pods" && entry.verb == "list");
+    let pages: Vec<String> = pages.map(|entry| entry.uri).collect();
+    assert_eq!(pages.len(), 3, "{pages:?}");
+    assert!(pages.iter().all(|uri| uri.contains("limit=2")), "{pages:?}");
     fleet.stop().await;
 }

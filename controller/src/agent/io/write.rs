@@ -2,12 +2,17 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use fairlead_api::{export::ExportRecord, labels, mcs::v1beta1::ServiceExport};
+use fairlead_api::{
+    conditions::{find, kind},
+    export::ExportRecord,
+    labels,
+    mcs::v1beta1::ServiceExport,
+};
 use fairlead_runtime::tasks::TaskError;
 use futures::{StreamExt, stream};
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{
-    Api, Client, Resource,
+    Api, Client, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -18,15 +23,19 @@ use tokio::{
 };
 
 use super::{AgentConfig, Change, REQUEST_TIMEOUT};
-use crate::agent::{
-    exports::{self, Member, Write},
-    local::{Key, Kind, Local, Object},
+use crate::{
+    agent::{
+        exports::{self, Member, Write},
+        local::{Key, Kind, Local, Object},
+    },
+    hub::events::{About, Announcer, News},
 };
 
 /// Runs until the watches are gone. Nothing is planned before each of them has listed once: what
 /// has not been seen is not gone.
 pub(super) async fn run(
     config: Arc<AgentConfig>,
+    events: Announcer,
     mut inbox: mpsc::Receiver<Change>,
     mirrored: watch::Sender<Option<u64>>,
 ) -> Result<(), TaskError> {
@@ -69,7 +78,7 @@ pub(super) async fn run(
             mirrored.send_if_modified(|old| std::mem::replace(old, generation) != generation);
         }
         let done: Vec<_> = stream::iter(writes)
-            .map(|(key, writes)| carry_out(&config, key, writes))
+            .map(|(key, writes)| carry_out(&config, &events, key, writes))
             .buffer_unordered(WRITES_AT_ONCE)
             .collect()
             .await;
@@ -117,11 +126,21 @@ fn take(local: &mut Local, change: Change, unlisted: &mut usize) {
 }
 
 /// Makes the writes of one service in order; what they made, and whether all of them went through.
-async fn carry_out(config: &AgentConfig, key: Key, writes: Vec<Write>) -> (Key, Vec<Object>, bool) {
+async fn carry_out(
+    config: &AgentConfig,
+    events: &Announcer,
+    key: Key,
+    writes: Vec<Write>,
+) -> (Key, Vec<Object>, bool) {
     let mut seen = Vec::new();
     for write in writes {
         match timeout(REQUEST_TIMEOUT, make(config, &write)).await {
-            Ok(Ok(object)) => seen.extend(object),
+            Ok(Ok(object)) => {
+                if let (Write::Status(..), Some(Object::Export(export))) = (&write, &object) {
+                    announce(events, export);
+                }
+                seen.extend(object);
+            }
             Ok(Err(error)) => {
                 tracing::warn!(namespace = key.0, name = key.1, %error, "write failed; trying again");
                 return (key, seen, false);
@@ -137,6 +156,30 @@ async fn carry_out(config: &AgentConfig, key: Key, writes: Vec<Write>) -> (Key, 
         }
     }
     (key, seen, true)
+}
+
+/// What its owner should look at, beside the condition that says the same.
+fn announce(events: &Announcer, export: &ServiceExport) {
+    let about = About::Export(
+        export.namespace().unwrap_or_default(),
+        export.name_any(),
+        export.uid().unwrap_or_default(),
+    );
+    let status = export.status.as_ref();
+    let said = status.map(|status| &status.conditions[..]);
+    for (of, bad, what) in [
+        (kind::VALID, "False", "ExportInvalid"),
+        (kind::CONFLICT, "True", "ExportConflict"),
+    ] {
+        let found = find(said.unwrap_or_default(), of).filter(|one| one.status == bad);
+        match found {
+            Some(one) => {
+                let news = News::warning(about.clone(), what, one.message.clone());
+                events.tell(0, [news.with_action(one.reason.clone())]);
+            }
+            None => events.is_over(&about, what),
+        }
+    }
 }
 
 async fn make(config: &AgentConfig, write: &Write) -> kube::Result<Option<Object>> {

@@ -12,12 +12,12 @@ use fairlead_api::{
 };
 use fairlead_config::name::MemberName;
 use fairlead_runtime::clock::Tick;
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Taint};
 use kube::ResourceExt;
 
-use super::Engine;
+use super::{Engine, Phase};
 use crate::{
-    hub::{events::About, identities::Task, watches::Seen},
+    hub::{events::About, identities::Task, news, watches::Seen},
     members::{self, Facts, Verdict},
     status::Write,
     time,
@@ -30,7 +30,11 @@ pub(super) struct Known {
     pub(super) status: MemberClusterStatus,
     pub(super) version: u64,
     pub(super) generation: Option<i64>,
+    /// It is deleted.
+    pub(super) deleted: bool,
+    /// And nothing keeps it.
     pub(super) leaving: bool,
+    pub(super) taints: Vec<Taint>,
     pub(super) finalized: bool,
     pub(super) prepared: bool,
 }
@@ -46,13 +50,17 @@ impl Engine {
         let status = object.status.clone().unwrap_or_default();
         let old = self.members.get(&name);
         let prepared = old.is_some_and(|old| old.prepared);
+        let deleted = object.metadata.deletion_timestamp.is_some();
+        let let_go = old.is_some_and(|old| old.leaving);
         let known = Known {
             version: object
                 .resource_version()
                 .and_then(|text| text.parse().ok())
                 .unwrap_or(0),
             generation: object.metadata.generation,
-            leaving: object.metadata.deletion_timestamp.is_some(),
+            deleted,
+            leaving: object.is_revoked() || (deleted && let_go),
+            taints: object.spec.taints.clone(),
             finalized: object
                 .finalizers()
                 .iter()
@@ -60,7 +68,11 @@ impl Engine {
             prepared,
             status,
         };
-        let is_new = old.is_none_or(|old| old.leaving != known.leaving);
+        let state = |known: &Known| (known.deleted, known.leaving);
+        let is_new = old.is_none_or(|old| state(old) != state(&known));
+        if old.is_some_and(|old| old.taints != known.taints) {
+            self.announce_taints(&name, known.version, &known.taints);
+        }
         let verdict = verdict_of(&known.status);
         self.heartbeats
             .join(name.clone(), verdict, self.clock.now());
@@ -81,6 +93,22 @@ impl Engine {
             }
             changed
         });
+    }
+
+    /// What deleted members wait for may be over.
+    pub(super) fn look_at_deleted(&mut self) {
+        if self.members.values().any(|known| known.deleted) {
+            self.hurry();
+        }
+    }
+
+    fn announce_taints(&self, member: &MemberName, version: u64, taints: &[Taint]) {
+        if !self.leadership.is_mine() {
+            return;
+        }
+        self.out
+            .events
+            .tell(version, [news::of_taints(member, taints)]);
     }
 
     pub(super) fn announce(&self, member: &MemberName, verdict: Verdict) {
@@ -160,8 +188,27 @@ impl Engine {
         }
     }
 
+    /// Those that are deleted, and that nothing keeps any more, leave.
+    fn let_members_go(&mut self) {
+        // Before everything has been planned once, nothing is known to be unused.
+        if *self.out.phase.borrow() != Phase::Serving {
+            return;
+        }
+        let mut any = false;
+        for (name, known) in &mut self.members {
+            if known.deleted && !known.leaving {
+                known.leaving = self.world.exports_in_use(name).is_empty();
+                any |= known.leaving;
+            }
+        }
+        if any {
+            self.tell_members();
+        }
+    }
+
     /// Every member's status and identity.
-    pub(super) async fn sweep_members(&self) {
+    pub(super) async fn sweep_members(&mut self) {
+        self.let_members_go();
         let mut writes = Vec::new();
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         let stamp = time::time(&self.clock);
@@ -169,16 +216,23 @@ impl Engine {
             let verdict = self.heartbeats.verdict(name);
             *counts.entry(verdict_label(verdict)).or_default() += 1;
             let ready = conditions::is_true(&known.status.conditions, kind::READY_TO_JOIN);
+            let kept_by = match known.deleted && !known.leaving {
+                true => self.world.exports_in_use(name),
+                false => Vec::new(),
+            };
             let facts = Facts {
                 report: self.reports.get(name),
                 verdict,
                 prepared: known.prepared || ready,
                 leaving: known.leaving,
+                kept_by: &kept_by,
                 exports: self.world.exports_of(name),
                 silent: self.heartbeats.silent(),
                 generation: known.generation,
             };
             if let Some(status) = members::status(&known.status, &facts, &stamp) {
+                let news = news::of_member(name, &known.status, &status);
+                self.out.events.tell(known.version, news);
                 writes.push(Write::Member {
                     name: name.to_string(),
                     version: known.version,
@@ -187,8 +241,8 @@ impl Engine {
             }
             let task = match (known.leaving, known.prepared && known.finalized) {
                 (true, _) => Task::Dismantle(name.clone()),
-                (false, false) => Task::Prepare(name.clone()),
-                (false, true) => continue,
+                (false, false) if !known.deleted => Task::Prepare(name.clone()),
+                (false, _) => continue,
             };
             // A full queue means that it is being worked on; the next sweep asks again.
             drop(self.out.identities.try_send(task));

@@ -74,9 +74,9 @@ async fn a_bootstrap_token_admits_one_cluster_once() {
     let (status, body) = post(&world.hub, "/join", &ask(&token, "uid-1"), None, None).await;
     assert_eq!(status, 401, "replayed: {body}");
     eventually("an event about the replay", async || {
-        let events: Api<k8s_openapi::api::events::v1::Event> = Api::all(world.client.clone());
+        let events: Api<Event> = Api::all(world.client.clone());
         let all = events.list(&Default::default()).await.ok()?;
-        let told = |event: &k8s_openapi::api::events::v1::Event| {
+        let told = |event: &Event| {
             let about = event.regarding.as_ref().and_then(|one| one.name.as_deref());
             let note = event.note.as_deref().unwrap_or_default();
             event.reason.as_deref() == Some("IdentityRefused")
@@ -148,6 +148,13 @@ async fn a_certificate_is_good_for_tokens_as_long_as_its_membership_lasts() {
         tonic::Code::Unauthenticated,
         "the wrong audience"
     );
+    told(
+        &world,
+        "a",
+        "StreamRefused",
+        "not good for audience fairlead-xds",
+    )
+    .await;
     world.exports("a", &["10.0.0.1"]).await;
     let right = Some(tokens.xds.token.as_str());
     let mut agent = Proxy::open(channel, "", right).await.unwrap();

@@ -157,3 +157,93 @@ async fn a_member_whose_namespace_is_stuck_goes_when_it_is_forced() {
     .await;
     world.hub.stop().await;
 }
+
+/// What keeps a deleted member, as its condition says.
+async fn held(world: &World, name: &str) -> String {
+    let members: Api<MemberCluster> = Api::all(world.client.clone());
+    eventually("word of what keeps it", async || {
+        let member = members.get(name).await.ok()?;
+        member.metadata.deletion_timestamp.as_ref()?;
+        let status = member.status?;
+        let leaving = fairlead_api::conditions::find(&status.conditions, "Leaving")?;
+        (leaving.status == "False").then(|| leaving.message.clone())
+    })
+    .await
+}
+
+async fn gone(world: &World, name: &str) {
+    let members: Api<MemberCluster> = Api::all(world.client.clone());
+    eventually("the member to be gone", async || {
+        members.get_opt(name).await.ok()?.is_none().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_deleted_member_serves_on_until_its_exports_are_withdrawn_or_it_is_told_to_skip() {
+    let world = world(false).await;
+    let members: Api<MemberCluster> = Api::all(world.client.clone());
+    world.member("b").await;
+    for skips in [false, true] {
+        world.member("a").await;
+        world.exports("a", &["10.0.0.1"]).await;
+        if !skips {
+            world.serves().await;
+        }
+        let mut proxy = world.plain("edge").await;
+        proxy.until(|proxy| proxy.endpoints().len() == 1).await;
+        members.delete("a", &DeleteParams::default()).await.unwrap();
+        let why = held(&world, "a").await;
+        assert!(why.contains("1 of its exports: shop/web"), "{why}");
+        assert!(why.contains("delete serviceexport web"), "{why}");
+        assert!(why.contains("validationMode to Skip"), "{why}");
+        // Its agent has what it needs to go on, and what it changes arrives.
+        let mut agent = world.plain("member/a").await;
+        agent.until(|agent| !agent.imports.is_empty()).await;
+        let namespace = labels::member_namespace("a");
+        let slices: Api<EndpointSlice> = Api::namespaced(world.client.clone(), &namespace);
+        let slice = slices
+            .list(&ListParams::default())
+            .await
+            .unwrap()
+            .items
+            .remove(0);
+        let patch =
+            json!([{ "op": "replace", "path": "/endpoints/0/addresses/0", "value": "10.0.0.2" }]);
+        let patch = Patch::Json::<()>(serde_json::from_value(patch).unwrap());
+        let (name, params) = (slice.name_any(), PatchParams::default());
+        slices.patch(&name, &params, &patch).await.unwrap();
+        let moved = |proxy: &Proxy| proxy.endpoints().iter().any(|one| one.contains("10.0.0.2"));
+        proxy.until(moved).await;
+        if skips {
+            let skip = json!({ "spec": { "deleteOptions": { "validationMode": "Skip" } } });
+            members
+                .patch("a", &params, &Patch::Merge(&skip))
+                .await
+                .unwrap();
+        } else {
+            let records: Api<ExportRecord> = Api::namespaced(world.client.clone(), &namespace);
+            let name = labels::export_record_name("shop", "web");
+            records
+                .delete(&name, &DeleteParams::default())
+                .await
+                .unwrap();
+        }
+        proxy.until(|proxy| proxy.endpoints().is_empty()).await;
+        gone(&world, "a").await;
+    }
+    told(&world, "a", "DeletionHeld", "serviceexport web").await;
+    told(&world, "a", "Leaving", "").await;
+    world.hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_deleted_member_that_nobody_uses_is_not_held() {
+    let world = world(false).await;
+    world.member("a").await;
+    world.exports("a", &["10.0.0.1"]).await;
+    let members: Api<MemberCluster> = Api::all(world.client.clone());
+    members.delete("a", &DeleteParams::default()).await.unwrap();
+    gone(&world, "a").await;
+    world.hub.stop().await;
+}

@@ -1,6 +1,6 @@
 //! A hub, a member with its own API server, and clients of the agent's port.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use fairlead_api::{export::ExportRecord, labels, member::MemberCluster, proxy::ProxyGroup};
 use fairlead_apiserver::{ApiServer, Builder};
@@ -13,6 +13,7 @@ use fairlead_config::xds::{
     },
     service::Client as XdsClient,
 };
+use fairlead_tests::wait;
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
@@ -282,6 +283,21 @@ impl Fleet {
             .unwrap();
     }
 
+    /// A pod `shop/NAME` on a node, which asks for so much CPU.
+    pub(super) async fn pod(&self, name: &str, cpu: &str) {
+        let container = json!({
+            "name": "c", "image": "i", "resources": { "requests": { "cpu": cpu } },
+        });
+        let manifest = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "name": name, "namespace": "shop" },
+            "spec": { "nodeName": "n", "containers": [container] },
+        });
+        apply_manifest(&self.member.client(), &manifest)
+            .await
+            .unwrap();
+    }
+
     pub(super) async fn annotation_gone(&self, name: &str) {
         let api = Api::<Deployment>::namespaced(self.member.client(), "shop");
         let patch = json!({ "metadata": { "annotations": { "fairlead.dev/export": null } } });
@@ -399,7 +415,7 @@ impl Proxy {
     /// Takes whatever comes until the stream ends, and says why.
     pub(super) async fn end(&mut self) -> Status {
         loop {
-            let next = tokio::time::timeout(PATIENCE, self.answers.message());
+            let next = tokio::time::timeout(wait::PATIENCE, self.answers.message());
             match next.await.expect("an answer") {
                 Ok(Some(_)) => {}
                 Ok(None) => panic!("it ended without a reason"),
@@ -411,7 +427,7 @@ impl Proxy {
     /// Takes answers in until it is so.
     pub(super) async fn until(&mut self, mut done: impl FnMut(&Self) -> bool) {
         while !done(self) {
-            let next = tokio::time::timeout(PATIENCE, self.answers.message());
+            let next = tokio::time::timeout(wait::PATIENCE, self.answers.message());
             let response = next.await.expect("an answer comes").unwrap().unwrap();
             self.answered = !response.removed_resources.is_empty();
             let named = response.resources.iter().map(|one| one.name.clone());
@@ -472,17 +488,6 @@ pub(super) async fn standing(folder: &std::path::Path) -> Credentials {
 
 /// A value that should come: on a busy machine, too.
 pub(super) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "{what} did not come"
-        );
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let found = wait::until(what, async || Ok(look().await.ok_or("nothing")));
+    found.await.unwrap()
 }
-
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
