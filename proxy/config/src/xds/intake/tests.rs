@@ -114,6 +114,9 @@ fn removals_go_first_so_that_one_answer_can_give_a_place_to_another() {
     assert_eq!(refusal, "");
     assert_eq!(client.0.holder().log, ["+a", "-a", "+b"]);
     assert_eq!(client.0.counts().refused, 0);
+    // What goes and comes under one name is there.
+    client.hear(&[resource("b", "81", 3)], &["b"]);
+    assert_eq!(client.names(), ["b"]);
 }
 
 #[test]
