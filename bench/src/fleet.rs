@@ -40,6 +40,9 @@ pub(crate) struct Options {
     /// Endpoints of each service in each member.
     #[arg(long, default_value_t = 10)]
     pub(crate) endpoints: usize,
+    /// Proxies that import everything; a change has arrived when the last of them has it.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) proxies: usize,
     /// Changes a second, over the whole fleet.
     #[arg(long, default_value_t = 50)]
     pub(crate) rate: u32,
@@ -85,9 +88,13 @@ async fn measure(options: &Options) -> anyhow::Result<Record> {
         .await
         .context("a member")?;
     let members: Vec<Arc<Member>> = members.into_iter().map(Arc::new).collect();
-    let proxy = Proxy::start(hub.addr(), &clock);
+    let proxies = (0..options.proxies).map(|number| Proxy::start(number, hub.addr(), &clock));
+    let proxies: Vec<Proxy> = proxies.collect();
     let all = options.members * options.services * options.endpoints;
-    proxy.has(all).await?;
+    for proxy in &proxies {
+        proxy.has(all).await?;
+    }
+    let sent_first = hub.sent_bytes();
     eprintln!(
         "{all} endpoints at the proxy after {:.1?}",
         clock.now().since(started)
@@ -96,9 +103,19 @@ async fn measure(options: &Options) -> anyhow::Result<Record> {
     tokio::time::sleep(SETTLE).await;
 
     let before = record::Usage::now()?;
-    let latencies = change(options, &members, &proxy, &clock).await?;
-    let usage = record::Usage::now()?.since(&before);
-    let record = Record::new(options, latencies, &usage, &hub.metrics());
+    tokio::time::sleep(IDLE).await;
+    let idle = record::Usage::now()?.since(&before);
+    let (before, sent) = (record::Usage::now()?, hub.sent_bytes());
+    let latencies = change(options, &members, &proxies, &clock).await?;
+    let found = record::Found {
+        latencies,
+        usage: record::Usage::now()?.since(&before),
+        idle_cores: idle.cpu.as_secs_f64() / IDLE.as_secs_f64(),
+        bytes_at_first: sent_first,
+        bytes: hub.sent_bytes() - sent,
+        plan_seconds: hub.plan_seconds(),
+    };
+    let record = Record::new(options, found);
     hub.stop().await;
     Ok(record)
 }
@@ -107,7 +124,7 @@ async fn measure(options: &Options) -> anyhow::Result<Record> {
 async fn change(
     options: &Options,
     members: &[Arc<Member>],
-    proxy: &Proxy,
+    proxies: &[Proxy],
     clock: &Clock,
 ) -> anyhow::Result<Vec<Duration>> {
     let count = options.rate * options.seconds;
@@ -120,15 +137,17 @@ async fn change(
         let number = number as usize;
         let member = Arc::clone(&members[(number * 7919) % members.len()]);
         let service = number % options.services;
-        let (proxy, clock) = (proxy.clone(), clock.clone());
+        let addr = member.fresh_addr(number);
+        let seen: Vec<_> = proxies.iter().map(|proxy| proxy.expect(addr)).collect();
+        let clock = clock.clone();
         changes.spawn(async move {
-            let addr = member.fresh_addr(number);
-            let seen = proxy.expect(addr);
+            let seen = futures::future::try_join_all(seen);
             member.replace(service, addr).await?;
             let acknowledged = clock.now();
             let seen = tokio::time::timeout(PATIENCE, seen).await;
             let seen = seen.with_context(|| format!("change {number} did not arrive"))??;
-            anyhow::Ok(seen.since(acknowledged))
+            let last = seen.into_iter().max().context("no proxy")?;
+            anyhow::Ok(last.since(acknowledged))
         });
     }
     let mut latencies = Vec::new();
@@ -139,5 +158,7 @@ async fn change(
 }
 
 /// Reports, statuses, leases: what follows a start.
-const SETTLE: Duration = Duration::from_secs(5);
+const SETTLE: Duration = Duration::from_secs(10);
+/// How long a fleet is looked at in which nothing changes.
+const IDLE: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,13 +1,20 @@
 //! What everybody is told, as decided so far: plans laid on top of each other, encoded.
 //!
-//! A board holds one [`Table`] of resources per proxy group, and two of imports for the agents: with
-//! endpoints, for members that no proxy serves, and without. A resource's version is the hash of
-//! its content, equal on every replica; a row that comes out the same is not touched.
+//! A board holds one [`Table`] of resources per proxy group, one of the endpoints of all services, and
+//! two of imports for the agents: with endpoints, for members that no proxy serves, and without. A
+//! resource's version is the hash of its content, equal on every replica; a row that comes out the
+//! same is not touched.
 //!
-//! Each table keeps a log of what changed at which revision, so a stream that is nearly up to date
-//! looks at those names only.
+//! Endpoints are the same for every group, and most of all there is to tell: they are held once, cut
+//! into chunks ([`fairlead_config::xds::chunks`]). An assignment names its chunks; one with everything
+//! in it is put together only for clients that don't take chunks.
+//!
+//! Each table knows what changed at which revision, so a stream that is nearly up to date looks at
+//! those names only. A change of one endpoint costs O(pointers to the service's endpoints), one chunk,
+//! and O(groups) additions for the hashes of what they are told.
 
 mod encoder;
+mod shelves;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -19,8 +26,9 @@ use std::{
 
 use fairlead_config::{
     frontend::Frontend,
-    name::FrontendName,
-    snapshot::Snapshot,
+    name::{FrontendName, ServiceName},
+    service::Service,
+    snapshot::{Endpoints, Snapshot},
     xds::{
         envelope::{Stamp, seal},
         listeners,
@@ -30,6 +38,7 @@ use fairlead_config::{
 
 use encoder::Encoder;
 pub use fairlead_config::xds::Type;
+use shelves::Shelves;
 pub use table::{Resource, Table};
 
 use crate::{
@@ -42,6 +51,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Board {
     groups: BTreeMap<GroupName, Group>,
+    shelves: Shelves,
     imports: Table,
     full_imports: Table,
     watched: BTreeMap<ServiceKey, Vec<String>>,
@@ -57,6 +67,7 @@ struct Group {
     /// Frontends of one address and port share a Listener, whatever their service.
     listeners: BTreeMap<String, BTreeMap<FrontendName, Frontend>>,
     table: Table,
+    served_since: u64,
 }
 
 impl Board {
@@ -79,6 +90,7 @@ impl Board {
             as_of,
             epoch: self.epoch.clone(),
         });
+        self.shelves.restamp(encoder.stamp());
         let mut changed = false;
         for (key, service) in &plan.services {
             changed |= self.put_import(key, service.import.as_deref(), encoder.stamp());
@@ -149,6 +161,11 @@ impl Board {
         self.groups.get(name).map(|group| &group.table)
     }
 
+    /// The endpoints of all services: chunks, for those that their assignments say.
+    pub fn chunks(&self) -> &Table {
+        self.shelves.table()
+    }
+
     /// The imports, for agents: with endpoints where no proxy serves the member.
     pub fn imports(&self, with_endpoints: bool) -> &Table {
         if with_endpoints {
@@ -197,6 +214,11 @@ impl Board {
         self.watched.keys().cloned().collect()
     }
 
+    /// The revision at which a group last came to serve a service, or ceased to.
+    pub fn served_since(&self, group: &str) -> u64 {
+        self.groups.get(group).map_or(0, |group| group.served_since)
+    }
+
     /// Whether a group is told of a service.
     pub fn serves(&self, group: &str, key: &ServiceKey) -> bool {
         let group = self.groups.get(group);
@@ -233,13 +255,13 @@ impl Board {
 
     fn put(
         &mut self,
-        group: &GroupName,
+        group_name: &GroupName,
         key: &ServiceKey,
         rows: Rows,
         encoder: &mut Encoder,
     ) -> bool {
         let revision = self.revision;
-        let group = self.groups.entry(group.clone()).or_default();
+        let group = self.groups.entry(group_name.clone()).or_default();
         let none = Rows::default();
         let old = group.rows.get(key).unwrap_or(&none);
         if *old == rows {
@@ -253,22 +275,34 @@ impl Board {
             }
             listeners.insert(name);
         }
+        let mut gone = Vec::new();
         for service in &old.services {
             let name = service.name.as_str();
             if !rows.services.iter().any(|new| new.name == service.name) {
                 group.table.remove(Type::Cluster, name, revision);
                 group.table.remove(Type::Assignment, name, revision);
-                encoder.forget(&service.name);
+                gone.push(service.name.clone());
             }
         }
+        let mut told = Vec::new();
         for (service, (name, endpoints)) in rows.services.iter().zip(&rows.endpoints) {
-            let (cluster, assignment) = encoder.service(service, endpoints);
+            if is_told_alike(old, service) {
+                told.push((name.clone(), Arc::clone(endpoints)));
+                continue;
+            }
+            let (cluster, outline) = encoder.service(service, endpoints);
             group.table.put(Type::Cluster, cluster, revision);
-            match assignment {
-                Some(assignment) => group.table.put(Type::Assignment, assignment, revision),
-                None => group
-                    .table
-                    .remove(Type::Assignment, name.as_str(), revision),
+            match outline {
+                Some(outline) => {
+                    group.table.put(Type::Assignment, outline, revision);
+                    told.push((name.clone(), Arc::clone(endpoints)));
+                }
+                None => {
+                    group
+                        .table
+                        .remove(Type::Assignment, name.as_str(), revision);
+                    gone.push(name.clone());
+                }
             };
         }
         for frontend in &rows.frontends {
@@ -279,13 +313,41 @@ impl Board {
         }
         if rows.is_empty() {
             group.rows.remove(key);
-        } else {
-            group.rows.insert(key.clone(), rows);
+            group.served_since = revision;
+        } else if group.rows.insert(key.clone(), rows).is_none() {
+            group.served_since = revision;
         }
         for name in listeners {
             group.put_listener(&name, revision, encoder.stamp());
         }
+        self.put_chunks(group_name, &told, &gone, encoder.stamp());
         true
+    }
+
+    fn put_chunks(
+        &mut self,
+        group: &GroupName,
+        told: &[(ServiceName, Arc<Endpoints>)],
+        gone: &[ServiceName],
+        stamp: &Stamp,
+    ) {
+        let revision = self.revision;
+        for service in gone {
+            let moved = self.shelves.leave(service, group, revision);
+            self.count(group, moved);
+        }
+        for (service, rows) in told {
+            let moved = self.shelves.put(service, rows, group, (stamp, revision));
+            for (name, moved) in moved {
+                self.count(&name, moved);
+            }
+        }
+    }
+
+    fn count(&mut self, group: &GroupName, moved: u128) {
+        if let Some(group) = self.groups.get_mut(group) {
+            group.table.count(moved);
+        }
     }
 
     /// Rows of services that the same plan decided are in place already.
@@ -312,6 +374,12 @@ impl Board {
         }
         changed
     }
+}
+
+/// Whether only endpoints can have changed: neither the Cluster nor the outline of the assignment.
+/// Endpoints of exports are addresses, never names, which would be inside the Cluster.
+fn is_told_alike(old: &Rows, service: &Service) -> bool {
+    old.services.iter().any(|old| **old == *service)
 }
 
 // === impl Group ===

@@ -24,10 +24,13 @@ use fairlead_api::{
 };
 use fairlead_config::{
     name::{MemberName, ServiceName},
-    xds::proto::{
-        core::{AddressKind, Port},
-        fairlead::{ProxyState, Verdict, VerdictKind},
-        load_stats::{LoadStatsRequest, LoadStatsResponse},
+    xds::{
+        chunks,
+        proto::{
+            core::{AddressKind, Port},
+            fairlead::{ProxyState, Verdict, VerdictKind},
+            load_stats::{LoadStatsRequest, LoadStatsResponse},
+        },
     },
 };
 use fairlead_runtime::clock::Tick;
@@ -574,6 +577,8 @@ fn is_of(service: &ServiceName, key: &ServiceKey) -> bool {
 fn services_in(text: &str) -> BTreeSet<ServiceKey> {
     let words = text.split(|c: char| c.is_whitespace() || matches!(c, '"' | ',' | ';' | '(' | ')'));
     let names = words.filter_map(|word| {
+        // A chunk is named after the service that it belongs to.
+        let word = chunks::parts(word).map_or(word, |(assignment, _)| assignment);
         let word = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
         ServiceName::parse(word).ok()
     });

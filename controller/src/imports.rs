@@ -14,8 +14,8 @@ use crate::{
     world::{ServiceKey, World},
 };
 
-/// The message for every member; with endpoints where it is headless or some agent wants them. Costs
-/// O(endpoints) then.
+/// The message for every member; with endpoints where it is headless or some member has no proxies that
+/// serve it. Costs O(endpoints) then.
 pub fn message(world: &World, key: &ServiceKey, import: &Import) -> Message {
     let fields = &import.fields;
     let config = fields.session_affinity_config.as_ref();
@@ -49,11 +49,23 @@ pub fn message(world: &World, key: &ServiceKey, import: &Import) -> Message {
         annotations: import.annotations.clone(),
         internal_traffic_policy: fields.internal_traffic_policy.clone().unwrap_or_default(),
         traffic_distribution: fields.traffic_distribution.clone().unwrap_or_default(),
-        endpoints: match world.full_imports || import.kind == ServiceImportType::Headless {
+        endpoints: match has_endpoints(world, key, import) {
             true => endpoints(world, key, import),
             false => Vec::new(),
         },
     }
+}
+
+fn has_endpoints(world: &World, key: &ServiceKey, import: &Import) -> bool {
+    let policies = world.policies(key);
+    let policy = policies.first().map(|policy| &***policy);
+    let mut of_members = world
+        .views
+        .values()
+        .filter(|view| view.place.member.is_some());
+    world.full_imports
+        || import.kind == ServiceImportType::Headless
+        || of_members.any(|view| !view.serves(key, policy))
 }
 
 fn endpoints(world: &World, key: &ServiceKey, import: &Import) -> Vec<ImportEndpoint> {

@@ -5,7 +5,12 @@
 //! follow xDS v3: a first request of a type without names asks for everything, `*` adds everything,
 //! `initial_resource_versions` say what the client has from an earlier stream.
 //!
-//! Cost: O(changed names), or O(resources) when the client is new or far behind. A response holds
+//! A client that subscribed to chunks before assignments is sent endpoints in chunks, before the
+//! assignment that they belong to: those that changed, or all of an assignment that is new to it. They go
+//! with the assignment, without a word. Everybody else gets assignments with all endpoints in them.
+//!
+//! Cost: O(changed names), or O(resources) when the client is new. A stream remembers a version of
+//! each resource that it sent, but nothing of chunks: those are as they were when it looked last. A response holds
 //! at most [`RESPONSE_BYTES_MAX`] of resources, so no state is too large to send.
 
 pub(crate) mod io;
@@ -14,7 +19,10 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use fairlead_config::xds::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use fairlead_config::xds::{
+    chunks,
+    proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+};
 use prost::Message;
 
 use crate::board::{Table, Type};
@@ -26,6 +34,18 @@ pub struct Stream {
     nonce: u64,
     /// The hash of the newest state that the client is known to run on in full.
     applied: Option<String>,
+    chunks: Chunks,
+}
+
+/// What the client has of chunks.
+#[derive(Debug, Default)]
+struct Chunks {
+    /// What it said that it has, as far as it was not looked at yet.
+    stated: BTreeMap<String, String>,
+    /// The assignments of which it has all chunks as they were at the last look.
+    complete: BTreeSet<String>,
+    /// Too far behind to know what was removed.
+    lost: bool,
 }
 
 #[derive(Debug, Default)]
@@ -74,10 +94,16 @@ impl Stream {
             subscription.has = request.initial_resource_versions.clone();
             subscription.compare_all = true;
             subscription.everything = request.resource_names_subscribe.is_empty();
+            if of == Type::Chunk {
+                self.chunks.stated = std::mem::take(&mut subscription.has);
+            }
         }
         let mut changed = first;
         for name in &request.resource_names_subscribe {
             changed |= subscription.subscribe(name);
+            if of == Type::Assignment {
+                self.chunks.complete.remove(name);
+            }
         }
         for name in &request.resource_names_unsubscribe {
             changed |= subscription.unsubscribe(name);
@@ -96,26 +122,33 @@ impl Stream {
         heard
     }
 
-    /// What to send of these types, make before break.
+    /// What to send of these types, make before break, from a table that holds chunks too.
     pub fn say(
         &mut self,
         table: &Table,
         revision: u64,
         types: &[Type],
     ) -> Vec<DeltaDiscoveryResponse> {
-        let mut responses = Vec::new();
-        for of in types {
-            if let Some(subscription) = self.types.get_mut(of) {
-                let updates = subscription.updates(*of, table);
-                responses.extend(pack(*of, updates));
-            }
-        }
+        self.say_with(table, table, revision, types)
+    }
+
+    /// What to send of these types, make before break; the chunks of the table's assignments are in
+    /// another one.
+    pub fn say_with(
+        &mut self,
+        table: &Table,
+        chunks: &Table,
+        revision: u64,
+        types: &[Type],
+    ) -> Vec<DeltaDiscoveryResponse> {
+        let mut responses = self.updates(table, chunks, types);
         for of in types.iter().rev() {
             if let Some(subscription) = self.types.get_mut(of) {
-                let removed = subscription.removals(*of, table);
-                subscription.compare_all = false;
-                subscription.fresh.clear();
-                subscription.seen = revision;
+                let removed = match of {
+                    Type::Chunk => Vec::new(),
+                    _ => subscription.removals(*of, table),
+                };
+                subscription.looked(revision);
                 if removed.is_empty() {
                     continue;
                 }
@@ -125,21 +158,89 @@ impl Stream {
                 let mut sent = responses.iter_mut().filter(|_| at_once);
                 match sent.find(|response| response.type_url == of.url()) {
                     Some(response) => response.removed_resources = removed,
-                    None => responses.push(DeltaDiscoveryResponse {
-                        type_url: of.url().to_owned(),
-                        removed_resources: removed,
-                        ..DeltaDiscoveryResponse::default()
-                    }),
+                    None => responses.push(removal(*of, removed)),
                 }
             }
         }
-        let hash = table.hash();
+        self.number(&mut responses, table.hash());
+        responses
+    }
+
+    /// What to send of imports to a member: without endpoints those that its proxies serve, with endpoints
+    /// the others.
+    pub fn say_imports(
+        &mut self,
+        (bare, full): (&Table, &Table),
+        is_served: &dyn Fn(&str) -> bool,
+        revision: u64,
+    ) -> Vec<DeltaDiscoveryResponse> {
+        let of = Type::Import;
+        let Some(subscription) = self.types.get_mut(&of) else {
+            return Vec::new();
+        };
+        let names = match (
+            subscription.candidates(of, bare),
+            subscription.candidates(of, full),
+        ) {
+            (Some(bare), Some(full)) => bare.into_iter().chain(full).collect(),
+            _ => full
+                .all(of)
+                .map(|(name, _)| name)
+                .collect::<BTreeSet<&str>>(),
+        };
+        let wanted = names.into_iter().filter(|name| subscription.wants(name));
+        let resources = wanted.filter_map(|name| match is_served(name) {
+            true => bare.get(of, name),
+            false => full.get(of, name),
+        });
+        let updates = subscription.lacks(resources.cloned().collect());
+        let mut responses = pack(of, updates);
+        let removed = subscription.removals(of, full);
+        subscription.looked(revision);
+        if !removed.is_empty() {
+            responses.push(removal(of, removed));
+        }
+        self.number(&mut responses, full.hash());
+        responses
+    }
+
+    fn updates(
+        &mut self,
+        table: &Table,
+        chunks: &Table,
+        types: &[Type],
+    ) -> Vec<DeltaDiscoveryResponse> {
+        let mut responses = Vec::new();
+        let seen = self.types.get(&Type::Chunk).map(|chunks| chunks.seen);
+        for of in types.iter().filter(|of| **of != Type::Chunk) {
+            let Some(subscription) = self.types.get_mut(of) else {
+                continue;
+            };
+            let updates = match of {
+                Type::Assignment if seen.is_none() => subscription.whole(table, chunks),
+                _ => subscription.updates(*of, table),
+            };
+            if *of == Type::Assignment
+                && let Some(seen) = seen
+            {
+                let has = &subscription.has;
+                let named = |name: &str| has.contains_key(name) && table.get(*of, name).is_some();
+                let news = self.chunks.news(chunks, seen, has.keys(), named);
+                responses.extend(pack(Type::Chunk, news));
+            }
+            responses.extend(pack(*of, updates));
+        }
+        responses
+    }
+
+    /// Gives responses their numbers, under which they are answered.
+    fn number(&mut self, responses: &mut [DeltaDiscoveryResponse], hash: String) {
         if responses.is_empty() && !self.types.is_empty() && self.is_settled() {
             // What changed was nothing to this client.
             self.applied = Some(hash);
-            return responses;
+            return;
         }
-        for response in &mut responses {
+        for response in responses {
             self.nonce += 1;
             response.nonce = self.nonce.to_string();
             response.system_version_info = hash.clone();
@@ -149,13 +250,24 @@ impl Stream {
                 subscription.unanswered.push_back(sent);
             }
         }
-        responses
+    }
+
+    /// Whether the client is so far behind that it has to come back and say what it has.
+    pub fn is_lost(&self) -> bool {
+        self.chunks.lost
     }
 
     /// The tables are others from now on: everything has to be looked at again.
     pub fn start_over(&mut self) {
         for subscription in self.types.values_mut() {
             subscription.compare_all = true;
+        }
+    }
+
+    /// Other imports than before are told with endpoints.
+    pub fn compare_imports(&mut self) {
+        if let Some(imports) = self.types.get_mut(&Type::Import) {
+            imports.compare_all = true;
         }
     }
 
@@ -182,7 +294,75 @@ impl Stream {
     }
 }
 
+impl Chunks {
+    /// Chunks to send, those that are gone among them, of the assignments that the client has.
+    fn news<'n>(
+        &mut self,
+        table: &Table,
+        seen: u64,
+        has: impl Iterator<Item = &'n String>,
+        named: impl Fn(&str) -> bool,
+    ) -> Vec<crate::board::Resource> {
+        let mut new = Vec::new();
+        self.complete.retain(|assignment| named(assignment));
+        if !self.complete.is_empty() {
+            let Some(changed) = table.changed_since(seen) else {
+                self.lost = true;
+                return new;
+            };
+            for (_, name) in changed.range((Type::Chunk, "")..(Type::Assignment, "")) {
+                let of = chunks::parts(name).map_or("", |(assignment, _)| assignment);
+                if !self.complete.contains(of) {
+                    continue;
+                }
+                new.push(match table.get(Type::Chunk, name) {
+                    Some(chunk) => chunk.clone(),
+                    None => chunks::gone(name, table.stamp()).into(),
+                });
+            }
+        }
+        for assignment in has.filter(|name| named(name)) {
+            if self.complete.contains(assignment) {
+                continue;
+            }
+            self.compare(table, assignment, &mut new);
+            self.complete.insert(assignment.clone());
+        }
+        new
+    }
+
+    /// Everything of an assignment that is new to the client, against what it said that it has.
+    fn compare(&mut self, table: &Table, assignment: &str, new: &mut Vec<crate::board::Resource>) {
+        let prefix = chunks::prefix(assignment);
+        let of_assignment = |(name, _): &(&String, &String)| name.starts_with(&prefix);
+        let first = self.stated.range(prefix.clone()..);
+        let stated = first.take_while(of_assignment);
+        let stated: Vec<String> = stated.map(|(name, _)| name.clone()).collect();
+        for (name, chunk) in table.under(Type::Chunk, &prefix) {
+            if self.stated.get(name) != Some(&chunk.version) {
+                new.push(chunk.clone());
+            }
+        }
+        for name in stated {
+            let version = self.stated.remove(&name);
+            if table.get(Type::Chunk, &name).is_none() {
+                let gone = chunks::gone(&name, table.stamp());
+                if version.as_ref() != Some(&gone.version) {
+                    new.push(gone.into());
+                }
+            }
+        }
+    }
+}
+
 impl Subscription {
+    /// Everything up to this revision was looked at.
+    fn looked(&mut self, revision: u64) {
+        self.compare_all = false;
+        self.fresh.clear();
+        self.seen = revision;
+    }
+
     fn subscribe(&mut self, name: &str) -> bool {
         if name == "*" {
             let new = !self.everything;
@@ -276,6 +456,35 @@ impl Subscription {
         updates
     }
 
+    /// Assignments with all their endpoints in them.
+    fn whole(&mut self, table: &Table, chunks: &Table) -> Vec<crate::board::Resource> {
+        let of = Type::Assignment;
+        let names: BTreeSet<&str> =
+            match (self.candidates(of, table), chunks.changed_since(self.seen)) {
+                (Some(mut names), Some(changed)) => {
+                    let changed = changed.range((Type::Chunk, "")..(of, ""));
+                    let assignments = changed.filter_map(|(_, name)| chunks::parts(name));
+                    names.extend(assignments.map(|(assignment, _)| assignment));
+                    names
+                }
+                _ => table.all(of).map(|(name, _)| name).collect(),
+            };
+        let wanted = names.into_iter().filter(|name| self.wants(name));
+        let outlines = wanted.filter_map(|name| table.get(of, name));
+        let wholes = outlines.map(|outline| table.whole(outline, chunks));
+        self.lacks(wholes.collect())
+    }
+
+    /// Of these, what the client has not; from now on it has.
+    fn lacks(&mut self, mut updates: Vec<crate::board::Resource>) -> Vec<crate::board::Resource> {
+        updates.retain(|one| self.has.get(&one.name) != Some(&one.version));
+        for resource in &updates {
+            self.has
+                .insert(resource.name.clone(), resource.version.clone());
+        }
+        updates
+    }
+
     fn removals(&mut self, of: Type, table: &Table) -> Vec<String> {
         let is_gone = |name: &str| table.get(of, name).is_none();
         let mut gone: Vec<String> = match self.candidates(of, table) {
@@ -306,6 +515,14 @@ impl Subscription {
             self.has.remove(name);
         }
         gone
+    }
+}
+
+fn removal(of: Type, removed: Vec<String>) -> DeltaDiscoveryResponse {
+    DeltaDiscoveryResponse {
+        type_url: of.url().to_owned(),
+        removed_resources: removed,
+        ..DeltaDiscoveryResponse::default()
     }
 }
 

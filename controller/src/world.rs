@@ -78,6 +78,8 @@ pub struct World {
     rows: BTreeMap<ServiceKey, BTreeMap<MemberName, Arc<MemberRows>>>,
     /// What each group is and where, kept as it is read by every plan.
     pub(crate) views: BTreeMap<GroupName, Arc<View>>,
+    /// The patterns of services that members' own groups serve.
+    own_services: BTreeMap<GroupName, Vec<String>>,
     pub(crate) loads: BTreeMap<ServiceKey, BTreeMap<MemberName, Load>>,
     pub(crate) refusals: BTreeMap<ServiceKey, Vec<String>>,
     pub(crate) full_imports: bool,
@@ -289,6 +291,7 @@ impl World {
                     self.look_at(name);
                     self.dirty.groups.insert(name.into());
                     self.touch_services_of_group(name);
+                    self.touch_imports_of_group(name);
                 }
             }
             Kind::Service => self.drop_service(&object),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use fairlead_api::{labels, member::MemberCluster};
 use fairlead_apiserver::ApiServer;
 use fairlead_controller::{
-    hub::{self, HubConfig, Metrics, apply_manifest},
+    hub::{self, HubConfig, apply_manifest},
     identity,
     world::Settings,
 };
@@ -83,8 +83,22 @@ impl Hub {
             .client_as(&account, ["system:serviceaccounts", "system:authenticated"]))
     }
 
-    pub(crate) fn metrics(&self) -> Metrics {
-        self.handle.metrics.clone()
+    /// Bytes told to proxies so far.
+    pub(crate) fn sent_bytes(&self) -> f64 {
+        self.metric("fairlead_hub_sent_bytes_total{peer=\"proxy\"} ")
+    }
+
+    /// Mean seconds of a plan.
+    pub(crate) fn plan_seconds(&self) -> f64 {
+        let sum = self.metric("fairlead_hub_plan_seconds_sum ");
+        sum / self.metric("fairlead_hub_plan_seconds_count ").max(1.0)
+    }
+
+    fn metric(&self, name: &str) -> f64 {
+        let all = self.handle.metrics.render();
+        let line = all.lines().find_map(|line| line.strip_prefix(name));
+        let value = line.and_then(|text| text.trim().parse().ok());
+        value.unwrap_or_default()
     }
 
     pub(crate) async fn stop(self) {

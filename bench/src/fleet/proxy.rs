@@ -33,10 +33,10 @@ struct State {
 }
 
 impl Proxy {
-    pub(crate) fn start(hub: SocketAddr, clock: &Clock) -> Self {
+    pub(crate) fn start(number: usize, hub: SocketAddr, clock: &Clock) -> Self {
         let options = Options {
             server: format!("http://{hub}"),
-            node_id: "bench".to_owned(),
+            node_id: format!("bench-{number}"),
             group: "edge".to_owned(),
             ..Options::default()
         };

@@ -3,7 +3,6 @@
 use std::{fmt, path::Path, time::Duration};
 
 use anyhow::Context;
-use fairlead_controller::hub::Metrics;
 use serde::{Deserialize, Serialize};
 
 use super::Options;
@@ -16,14 +15,21 @@ pub(crate) struct Record {
     members: usize,
     services: usize,
     endpoints_per_member_and_service: usize,
+    proxies: usize,
     changes_per_second: u32,
     changes: usize,
-    /// From the acknowledged write to the endpoint in the proxy's view.
+    /// From the acknowledged write to the endpoint in the view of the last proxy.
     milliseconds: Percentiles,
-    /// CPU time of the whole process, all API servers and agents in it, a change.
+    /// What a proxy was told for a change, which is an endpoint less and one more.
+    bytes_per_change: f64,
+    /// What a proxy was told at the start, an endpoint.
+    bytes_at_first_per_endpoint: f64,
+    /// CPU time of the whole process, all API servers and agents in it, a change, beyond what the fleet
+    /// takes when nothing changes.
     cpu_milliseconds_per_change: f64,
-    /// Of that time, what an idle fleet of this size takes is in it too.
+    /// The whole process while changes come, and while none come.
     cpu_cores: f64,
+    idle_cores: f64,
     hub_plan_microseconds: f64,
     resident_megabytes: u64,
 }
@@ -39,17 +45,23 @@ struct Percentiles {
 /// What the process has used.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Usage {
-    cpu: Duration,
+    pub(crate) cpu: Duration,
     resident: u64,
 }
 
+/// What was measured.
+pub(crate) struct Found {
+    pub(crate) latencies: Vec<Duration>,
+    pub(crate) usage: Usage,
+    pub(crate) idle_cores: f64,
+    pub(crate) bytes_at_first: f64,
+    pub(crate) bytes: f64,
+    pub(crate) plan_seconds: f64,
+}
+
 impl Record {
-    pub(crate) fn new(
-        options: &Options,
-        mut latencies: Vec<Duration>,
-        usage: &Usage,
-        metrics: &Metrics,
-    ) -> Self {
+    pub(crate) fn new(options: &Options, found: Found) -> Self {
+        let mut latencies = found.latencies;
         latencies.sort_unstable();
         let at = |part: f64| {
             let last = latencies.len().saturating_sub(1);
@@ -57,12 +69,16 @@ impl Record {
             let found = latencies.get(index.saturating_sub(1).min(last));
             round(found.map_or(0.0, |one| one.as_secs_f64() * 1000.0))
         };
-        let cpu = usage.cpu.as_secs_f64();
+        let (seconds, changes) = (f64::from(options.seconds), latencies.len().max(1) as f64);
+        let cores = found.usage.cpu.as_secs_f64() / seconds;
+        let proxies = options.proxies.max(1) as f64;
+        let endpoints = options.members * options.services * options.endpoints;
         Self {
             machine: machine(),
             members: options.members,
             services: options.services,
             endpoints_per_member_and_service: options.endpoints,
+            proxies: options.proxies,
             changes_per_second: options.rate,
             changes: latencies.len(),
             milliseconds: Percentiles {
@@ -71,10 +87,17 @@ impl Record {
                 p99: at(0.99),
                 max: at(1.0),
             },
-            cpu_milliseconds_per_change: round(cpu * 1000.0 / latencies.len().max(1) as f64),
-            cpu_cores: round(cpu / f64::from(options.seconds)),
-            hub_plan_microseconds: round(mean_plan(&metrics.render()) * 1e6),
-            resident_megabytes: usage.resident / 1_000_000,
+            bytes_per_change: found.bytes.div_euclid(changes * proxies),
+            bytes_at_first_per_endpoint: round(
+                found.bytes_at_first / (endpoints.max(1) as f64 * proxies),
+            ),
+            cpu_milliseconds_per_change: round(
+                (cores - found.idle_cores) * seconds * 1000.0 / changes,
+            ),
+            cpu_cores: round(cores),
+            idle_cores: round(found.idle_cores),
+            hub_plan_microseconds: round(found.plan_seconds * 1e6),
+            resident_megabytes: found.usage.resident / 1_000_000,
         }
     }
 
@@ -84,9 +107,10 @@ impl Record {
             Ok(text) => serde_json::from_slice(&text).context("the file of results")?,
             Err(_) => Vec::new(),
         };
-        all.retain(|one| one.members != self.members);
+        let size = |one: &Self| (one.members, one.proxies);
+        all.retain(|one| size(one) != size(self));
         all.push(self.clone());
-        all.sort_by_key(|one| one.members);
+        all.sort_by_key(size);
         let mut text = serde_json::to_string_pretty(&all)?;
         text.push('\n');
         std::fs::write(path, text).with_context(|| path.display().to_string())
@@ -98,10 +122,11 @@ impl fmt::Display for Record {
         let Percentiles { p50, p90, p99, max } = self.milliseconds;
         writeln!(
             out,
-            "{} members, {} services, {} endpoints each, {} changes/s:",
+            "{} members, {} services, {} endpoints each, {} proxies, {} changes/s:",
             self.members,
             self.services,
             self.endpoints_per_member_and_service,
+            self.proxies,
             self.changes_per_second,
         )?;
         writeln!(
@@ -110,8 +135,16 @@ impl fmt::Display for Record {
         )?;
         writeln!(
             out,
-            "  the whole process       {} cores, {} ms CPU a change, {} MB",
-            self.cpu_cores, self.cpu_milliseconds_per_change, self.resident_megabytes,
+            "  told to a proxy         {} bytes a change, {} bytes an endpoint at first",
+            self.bytes_per_change, self.bytes_at_first_per_endpoint,
+        )?;
+        writeln!(
+            out,
+            "  the whole process       {} cores ({} idle), {} ms CPU a change, {} MB",
+            self.cpu_cores,
+            self.idle_cores,
+            self.cpu_milliseconds_per_change,
+            self.resident_megabytes,
         )?;
         writeln!(
             out,
@@ -143,18 +176,6 @@ impl Usage {
             resident: self.resident,
         }
     }
-}
-
-/// Mean seconds of a plan, from the hub's own metrics.
-fn mean_plan(metrics: &str) -> f64 {
-    let value = |name: &str| {
-        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|text| text.trim().parse::<f64>().ok())
-    };
-    let sum = value("fairlead_hub_plan_seconds_sum ");
-    let count = value("fairlead_hub_plan_seconds_count ");
-    sum.zip(count)
-        .map_or(0.0, |(sum, count)| sum / count.max(1.0))
 }
 
 fn machine() -> String {

@@ -266,9 +266,9 @@ fn ready(
         return no(
             reason::NO_FRONTEND,
             format!(
-                "nothing here answers for port {}: the member's proxy group serves it no frontend; \
-                 name {}/{} in spec.services of the ProxyGroup, or ask for a frontend in a \
-                 MultiClusterService",
+                "nothing answers for port {}: the hub told of no endpoints, and the member's proxy \
+                 group has no frontend for it; look at the exports of {}/{}, or name it in \
+                 spec.services of the ProxyGroup",
                 served.unserved.join(", "),
                 key.0,
                 key.1

@@ -21,6 +21,7 @@ use fairlead_config::{
     problem::Problem,
     snapshot::Snapshot,
     xds::{
+        chunks,
         decoder::Decoder,
         envelope::{self, Stamp},
         intake::{Counts, Holder, Intake, Refusal},
@@ -262,6 +263,7 @@ impl Holder for Held {
         self.bytes = bytes;
         if of != Type::Import {
             self.read(of, std::slice::from_ref(&*resource), &[]);
+            self.proxies.restamp(envelope::stamp(&resource));
         }
         let revision = self.revision;
         Ok(self.table_mut(of).put(of, resource, revision))
@@ -282,6 +284,9 @@ impl Holder for Held {
         if of != Type::Import {
             self.read(of, &[], &[name.to_owned()]);
         }
+        if of == Type::Assignment {
+            self.drop_chunks(name);
+        }
         let revision = self.revision;
         self.table_mut(of).remove(of, name, revision)
     }
@@ -291,14 +296,25 @@ impl Held {
     fn table(&self, of: Type) -> &Table {
         match of {
             Type::Import => &self.imports,
-            Type::Cluster | Type::Assignment | Type::Listener => &self.proxies,
+            Type::Cluster | Type::Chunk | Type::Assignment | Type::Listener => &self.proxies,
         }
     }
 
     fn table_mut(&mut self, of: Type) -> &mut Table {
         match of {
             Type::Import => &mut self.imports,
-            Type::Cluster | Type::Assignment | Type::Listener => &mut self.proxies,
+            Type::Cluster | Type::Chunk | Type::Assignment | Type::Listener => &mut self.proxies,
+        }
+    }
+
+    /// Chunks go with their assignment.
+    fn drop_chunks(&mut self, assignment: &str) {
+        let prefix = chunks::prefix(assignment);
+        let held = self.proxies.under(Type::Chunk, &prefix);
+        let held: Vec<board::Resource> = held.map(|(_, one)| one.clone()).collect();
+        for chunk in held {
+            self.bytes -= chunk.encoded_len();
+            self.proxies.remove(Type::Chunk, &chunk.name, self.revision);
         }
     }
 

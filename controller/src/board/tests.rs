@@ -57,7 +57,7 @@ fn a_plan_that_changes_nothing_moves_no_revision_and_touches_no_row() {
 }
 
 #[test]
-fn one_endpoint_more_touches_one_assignment_and_the_import_with_endpoints() {
+fn one_endpoint_more_touches_one_chunk_and_the_import_with_endpoints() {
     let mut world = world(&["a", "b"]);
     world.want_full_imports(true);
     let mut board = board(&world, 7);
@@ -68,10 +68,12 @@ fn one_endpoint_more_touches_one_assignment_and_the_import_with_endpoints() {
     let dirty = world.take_dirty();
     assert!(board.apply(&plan::plan(&world, &dirty, &time(1)), 8));
     let changed = board.group("edge").unwrap().changed_since(before).unwrap();
-    assert_eq!(
-        changed,
-        BTreeSet::from([(Type::Assignment, "shop/web:http")])
-    );
+    assert_eq!(changed, BTreeSet::new(), "neither tiers nor weights");
+    let chunks = board.chunks().changed_since(before).unwrap();
+    let ours = chunks
+        .iter()
+        .filter(|(_, name)| name.starts_with("shop/web:http/a/"));
+    assert_eq!((chunks.len(), ours.count()), (1, 1), "{chunks:?}");
     let bare = board.imports(false).changed_since(before).unwrap();
     assert_eq!(bare, BTreeSet::new());
     let full = board.imports(true).changed_since(before).unwrap();
@@ -81,10 +83,13 @@ fn one_endpoint_more_touches_one_assignment_and_the_import_with_endpoints() {
 #[test]
 fn what_a_proxy_decodes_is_what_was_decided() {
     let board = board(&world(&["a", "b"]), 7);
-    let table = board.group("edge").unwrap();
     let mut decoder = fairlead_config::xds::decoder::Decoder::default();
     let mut snapshot = Snapshot::default();
-    for of in [Type::Cluster, Type::Assignment, Type::Listener] {
+    for of in Type::OF_PROXIES {
+        let table = match of {
+            Type::Chunk => board.chunks(),
+            _ => board.group("edge").unwrap(),
+        };
         let resources: Vec<_> = table.all(of).map(|(_, one)| (**one).clone()).collect();
         let decoded = decoder.decode(of.url(), &resources, &[]);
         assert!(decoded.problems.is_empty(), "{:?}", decoded.problems);
@@ -97,16 +102,33 @@ fn what_a_proxy_decodes_is_what_was_decided() {
 }
 
 #[test]
-fn a_log_that_ran_over_says_so() {
+fn a_name_that_changed_often_is_looked_at_once() {
     let mut table = Table::default();
     for revision in 1..=10_000_u64 {
-        let resource = fairlead_config::xds::proto::discovery::Resource {
-            name: "x".into(),
-            version: revision.to_string(),
-            ..Default::default()
-        };
-        table.put(Type::Cluster, resource.into(), revision);
+        table.put(Type::Cluster, resource("x", revision).into(), revision);
+    }
+    assert_eq!(table.changed_since(1).unwrap().len(), 1);
+    assert_eq!(table.changed_since(9_999).unwrap().len(), 1);
+    assert_eq!(table.changed_since(10_000).unwrap().len(), 0);
+}
+
+#[test]
+fn removals_that_nobody_remembers_are_said_to_be_unknown() {
+    let mut table = Table::default();
+    for revision in 1..=70_000_u64 {
+        let name = format!("x{revision}");
+        table.put(Type::Cluster, resource(&name, 1).into(), revision);
+        table.remove(Type::Cluster, &name, revision);
     }
     assert_eq!(table.changed_since(1), None);
-    assert_eq!(table.changed_since(9_999).unwrap().len(), 1);
+    assert_eq!(table.changed_since(69_999).unwrap().len(), 1);
+    assert_eq!(table.hash(), Table::default().hash());
+}
+
+fn resource(name: &str, version: u64) -> fairlead_config::xds::proto::discovery::Resource {
+    fairlead_config::xds::proto::discovery::Resource {
+        name: name.into(),
+        version: version.to_string(),
+        ..Default::default()
+    }
 }

@@ -147,6 +147,8 @@ fn a_refusal_shows_at_its_service_and_its_group_until_it_is_taken_back() {
     };
     fleet.answered(&id("p1"), None, false, vec![refusal]);
     assert!(fleet.refusals(&key)[0].contains("p1"));
+    let of_chunk = "endpoints shop/cart:http/a/10.0.0.1:80: lb_endpoints[0]: has no address";
+    assert!(services_in(of_chunk).contains(&ServiceKey::new("shop", "cart")));
     let status = fleet.status("edge", Some("h"), &ProxyGroupStatus::default(), &time(0));
     let programmed = conditions::find(&status.conditions, "Programmed").unwrap();
     assert!(programmed.status == "False" && programmed.message.contains("shop/web:http"));

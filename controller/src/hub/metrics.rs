@@ -1,6 +1,8 @@
 //! What the hub counts.
 
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
+};
 
 /// Handles to every series of the hub; clones share them.
 #[derive(Clone)]
@@ -13,6 +15,7 @@ pub struct Metrics {
     holds: IntGauge,
     streams: IntGaugeVec,
     answers: IntCounterVec,
+    sent: IntCounterVec,
     requests: IntCounterVec,
     members: IntGaugeVec,
     held_resets: IntCounterVec,
@@ -23,32 +26,13 @@ impl Metrics {
     pub fn new() -> Self {
         let registry = Registry::new();
         let counter = |name: &str, help: &str, labels: &[&str]| {
-            let made = IntCounterVec::new(Opts::new(name, help), labels);
-            let made = made.expect("names and labels are constants");
-            registry
-                .register(Box::new(made.clone()))
-                .expect("each name once");
-            made
+            register(&registry, IntCounterVec::new(Opts::new(name, help), labels))
         };
         let gauges = |name: &str, help: &str, labels: &[&str]| {
-            let made = IntGaugeVec::new(Opts::new(name, help), labels);
-            let made = made.expect("names and labels are constants");
-            registry
-                .register(Box::new(made.clone()))
-                .expect("each name once");
-            made
+            register(&registry, IntGaugeVec::new(Opts::new(name, help), labels))
         };
-        let gauge = |name: &str, help: &str| {
-            let made = IntGauge::new(name, help).expect("names are constants");
-            registry
-                .register(Box::new(made.clone()))
-                .expect("each name once");
-            made
-        };
-        let plan_seconds = plan_seconds();
-        registry
-            .register(Box::new(plan_seconds.clone()))
-            .expect("each name once");
+        let gauge = |name: &str, help: &str| register(&registry, IntGauge::new(name, help));
+        let plan_seconds = register(&registry, plan_seconds());
         Self {
             writes: counter(
                 "fairlead_hub_writes_total",
@@ -70,6 +54,11 @@ impl Metrics {
                 "fairlead_hub_answers_total",
                 "Acknowledged and refused updates",
                 &["outcome"],
+            ),
+            sent: counter(
+                "fairlead_hub_sent_bytes_total",
+                "Bytes of answers on configuration streams, by who opened them",
+                &["peer"],
             ),
             requests: counter(
                 "fairlead_hub_identity_requests_total",
@@ -125,6 +114,10 @@ impl Metrics {
         self.answers.with_label_values(&[outcome]).inc();
     }
 
+    pub(super) fn sent(&self, peer: &str, bytes: usize) {
+        self.sent.with_label_values(&[peer]).inc_by(bytes as u64);
+    }
+
     pub(super) fn requested(&self, request: &str, outcome: &str) {
         self.requests.with_label_values(&[request, outcome]).inc();
     }
@@ -140,13 +133,20 @@ impl Metrics {
     }
 }
 
-fn plan_seconds() -> Histogram {
+fn register<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
+    let made = made.expect("names and labels are constants");
+    registry
+        .register(Box::new(made.clone()))
+        .expect("each name once");
+    made
+}
+
+fn plan_seconds() -> prometheus::Result<Histogram> {
     Histogram::with_opts(
         HistogramOpts::new("fairlead_hub_plan_seconds", "Time a plan took").buckets(vec![
             0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0,
         ]),
     )
-    .expect("names are constants")
 }
 
 impl Default for Metrics {

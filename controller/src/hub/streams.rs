@@ -19,6 +19,7 @@ use fairlead_config::{
         service::{Aggregated, Answers, LoadReporting},
     },
 };
+use prost::Message;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
@@ -42,7 +43,7 @@ use crate::{
         Heard, Stream,
         io::{self, Configure, End, Opened, TakeReports},
     },
-    world::GroupName,
+    world::{GroupName, ServiceKey},
 };
 
 /// What streams need.
@@ -82,6 +83,7 @@ impl Aggregated for Streams {
             audience,
             proxy: None,
             told: None,
+            served_since: 0,
             asked: false,
             revision: shared.revision.clone(),
             members: shared.members.clone(),
@@ -306,8 +308,9 @@ struct Connection {
     streams: Streams,
     audience: Audience,
     proxy: Option<ProxyId>,
-    /// An agent's: the group whose resources it was told.
+    /// An agent's: the group whose resources it was told, and since when that serves what it serves.
     told: Option<GroupName>,
+    served_since: u64,
     /// Whether endpoints were asked for, for a member that no proxy serves.
     asked: bool,
     revision: watch::Receiver<u64>,
@@ -337,7 +340,7 @@ impl Configure for Connection {
         let revision = board.revision();
         let mut responses = match &self.audience {
             Audience::Group(group) => match board.group(group) {
-                Some(table) => stream.say(table, revision, &Type::OF_PROXIES),
+                Some(table) => stream.say_with(table, board.chunks(), revision, &Type::OF_PROXIES),
                 None => Vec::new(),
             },
             Audience::Member(member) => {
@@ -346,13 +349,24 @@ impl Configure for Connection {
                     self.told.clone_from(&group);
                     stream.start_over();
                 }
-                let imports = board.imports(group.is_none());
-                let mut responses = stream.say(imports, revision, &[Type::Import]);
+                let serves = |name: &str| {
+                    let key = name.split_once('/');
+                    let key = key.map(|(namespace, name)| ServiceKey::new(namespace, name));
+                    let served = group.as_ref().zip(key);
+                    served.is_some_and(|(group, key)| board.serves(group, &key))
+                };
+                let served_since = group.as_ref().map_or(0, |group| board.served_since(group));
+                if std::mem::replace(&mut self.served_since, served_since) != served_since {
+                    stream.compare_imports();
+                }
+                let imports = (board.imports(false), board.imports(true));
+                let mut responses = stream.say_imports(imports, &serves, revision);
                 // A member without a group is told so: it may have had one.
                 let none = Table::default();
                 let table = group.as_ref().and_then(|group| board.group(group));
                 let own = table.unwrap_or(&none);
-                responses.extend(stream.say(own, revision, &Type::OF_PROXIES));
+                let chunks = board.chunks();
+                responses.extend(stream.say_with(own, chunks, revision, &Type::OF_PROXIES));
                 for response in &mut responses {
                     response.proxy_group = group.as_deref().unwrap_or_default().to_owned();
                 }
@@ -360,6 +374,8 @@ impl Configure for Connection {
             }
         };
         io::sign(&mut responses, "fairlead-hub", env!("CARGO_PKG_VERSION"));
+        let bytes = responses.iter().map(Message::encoded_len).sum();
+        self.streams.metrics.sent(self.peer(), bytes);
         responses
     }
 

@@ -1,6 +1,10 @@
 use fairlead_api::{labels, mcs::ServicePort, member::TrafficClaim};
 use proptest::prelude::*;
 
+mod follower;
+
+use follower::{Follower, bare};
+
 use super::*;
 use crate::{
     board::Board,
@@ -223,6 +227,64 @@ fn a_lost_heartbeat_withdraws_only_what_nothing_probes() {
 }
 
 #[test]
+fn a_change_of_one_endpoint_tells_a_proxy_less_than_a_kibibyte() {
+    let (mut world, mut board) = (fleet(), Board::default());
+    let ports = ports();
+    let ip = |member: usize, number: usize| format!("10.{member}.0.{number}");
+    let all = |member: usize, first: usize| -> Vec<String> {
+        (first..first + 100)
+            .map(|number| ip(member, number))
+            .collect()
+    };
+    for (at, name) in MEMBERS.iter().enumerate() {
+        let ips = all(at, 0);
+        let ips: Vec<&str> = ips.iter().map(String::as_str).collect();
+        world.apply(slice(name, "web", "s", &ports[..1], &ips).into());
+    }
+    settle(&mut world, &mut board);
+    let mut proxy = Follower::new(true);
+    proxy.follow(&board);
+    assert!(proxy.bytes > 10_000, "{}", proxy.bytes);
+    proxy.bytes = 0;
+    for change in 1..=100 {
+        let ips = all(0, change);
+        let ips: Vec<&str> = ips.iter().map(String::as_str).collect();
+        world.apply(slice("a", "web", "s", &ports[..1], &ips).into());
+        settle(&mut world, &mut board);
+        assert_eq!(proxy.follow(&board), bare(board.snapshot("edge")));
+    }
+    // Each is one endpoint less and one more.
+    let mean = proxy.bytes / 200;
+    assert!(mean < 1024, "{mean} bytes a change");
+}
+
+#[test]
+fn a_member_whose_proxies_do_not_serve_an_import_is_told_its_endpoints() {
+    let (mut world, mut board) = (fleet(), Board::default());
+    let mut own = group("own");
+    own.spec.member = Some("b".into());
+    own.spec.services = vec!["shop/other".into()];
+    world.apply(own.clone().into());
+    settle(&mut world, &mut board);
+    let key = ServiceKey::new("shop", "web");
+    let endpoints = |board: &Board, full| {
+        let import = board
+            .imports(full)
+            .get(crate::board::Type::Import, "shop/web");
+        let any = import.unwrap().resource.as_ref().unwrap();
+        let message: Import = fairlead_config::xds::proto::unpack(any).unwrap();
+        message.endpoints.len()
+    };
+    assert!(!board.serves("own", &key));
+    assert_eq!((endpoints(&board, true), endpoints(&board, false)), (3, 0));
+    own.spec.services = vec!["shop/*".into()];
+    world.apply(own.into());
+    settle(&mut world, &mut board);
+    assert!(board.serves("own", &key));
+    assert_eq!(endpoints(&board, true), 0, "nobody wants them any more");
+}
+
+#[test]
 fn a_policy_that_asks_for_what_is_not_there_hears_it() {
     let (mut world, mut board) = (fleet(), Board::default());
     let mut wrong = service("web", "web", "edgy");
@@ -243,7 +305,7 @@ fn a_policy_that_asks_for_what_is_not_there_hears_it() {
 enum Event {
     Export(usize, usize, i64, bool),
     Unexport(usize, usize),
-    Slice(usize, usize, u8),
+    Slice(usize, usize, u16),
     Unslice(usize, usize),
     Claim(usize, i32),
     Leave(usize),
@@ -258,7 +320,7 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         4 => (pair.clone(), 0..3i64, any::<bool>()).prop_map(|((m, s), age, all)| Event::Export(m, s, age, all)),
         1 => pair.clone().prop_map(|(m, s)| Event::Unexport(m, s)),
-        4 => (pair.clone(), 0..8u8).prop_map(|((m, s), ips)| Event::Slice(m, s, ips)),
+        4 => (pair.clone(), any::<u16>()).prop_map(|((m, s), ips)| Event::Slice(m, s, ips)),
         1 => pair.prop_map(|(m, s)| Event::Unslice(m, s)),
         1 => (0..MEMBERS.len(), 0..1001i32).prop_map(|(m, permille)| Event::Claim(m, permille)),
         1 => (0..MEMBERS.len()).prop_map(Event::Leave),
@@ -281,7 +343,7 @@ fn happen(world: &mut World, event: &Event) {
             world.delete(Kind::Export, &labels::member_namespace(MEMBERS[*m]), &name);
         }
         Event::Slice(m, s, ips) => {
-            let ips: Vec<String> = (0..3u8)
+            let ips: Vec<String> = (0..16u8)
                 .filter(|bit| ips & (1 << bit) != 0)
                 .map(|bit| format!("10.{m}.0.{bit}"))
                 .collect();
@@ -327,8 +389,13 @@ proptest! {
     ) {
         let mut world = World::new(Settings::default());
         let mut board = Board::default();
+        let (mut apart, mut whole) = (Follower::new(true), Follower::new(false));
         for event in &events {
             happen(&mut world, event);
+            if let Event::Leave(_) = event {
+                apart.connect();
+                whole.connect();
+            }
             if !matches!(event, Event::Plan) {
                 continue;
             }
@@ -341,6 +408,9 @@ proptest! {
             prop_assert_eq!(board.snapshot("edge"), fresh.snapshot("edge"));
             let hash = |board: &Board| board.hash("edge").filter(|hash| !hash.starts_with("00000000"));
             prop_assert_eq!(hash(&board), hash(&fresh));
+            let decided = bare(board.snapshot("edge"));
+            prop_assert_eq!(&apart.follow(&board), &decided);
+            prop_assert_eq!(&whole.follow(&board), &decided);
             for full in [false, true] {
                 prop_assert_eq!(board.imports(full).hash(), fresh.imports(full).hash());
             }

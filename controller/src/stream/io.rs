@@ -143,6 +143,10 @@ async fn configure_on(
     loop {
         by.prepare().await?;
         let responses = by.say(&mut stream);
+        if stream.is_lost() {
+            let message = "too far behind; come back and say what you have";
+            return ControlFlow::Break(Some(Status::aborted(message)));
+        }
         if responses.is_empty() {
             by.is_quiet(&stream);
         }

@@ -1,6 +1,21 @@
 use std::sync::Arc;
 
-use fairlead_config::xds::proto::{core, discovery::Resource};
+use fairlead_config::{
+    name::MemberName,
+    xds::{
+        endpoints::member_locality,
+        envelope::{Stamp, seal},
+        proto::{
+            core,
+            discovery::Resource,
+            endpoint::{
+                ClusterLoadAssignment, LbEndpoint, LbEndpointList, LedsClusterLocalityConfig,
+                LocalityLbEndpoints,
+            },
+            unpack,
+        },
+    },
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -74,6 +89,105 @@ fn updates_come_in_the_order_that_breaks_nothing_and_removals_the_other_way_roun
         names(&second),
         ["+new", "-Listener", "-Assignment", "-Cluster"]
     );
+}
+
+/// Outlines of services with a member each, and their chunks.
+fn outlined(services: &[&str]) -> Table {
+    let mut table = Table::default();
+    for service in services {
+        let outline = ClusterLoadAssignment {
+            cluster_name: (*service).into(),
+            endpoints: vec![LocalityLbEndpoints {
+                locality: Some(member_locality(&MemberName::parse("m").unwrap())),
+                leds_cluster_locality_config: Some(LedsClusterLocalityConfig {
+                    leds_collection_name: format!("{service}/m/*"),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        table.put(
+            Type::Assignment,
+            seal(service, &outline, &Stamp::default()).into(),
+            1,
+        );
+        put_chunk(&mut table, service, 80, 1);
+    }
+    table
+}
+
+fn put_chunk(table: &mut Table, service: &str, port: u16, revision: u64) {
+    let list = LbEndpointList {
+        lb_endpoints: vec![LbEndpoint {
+            load_balancing_weight: Some(port.into()),
+            ..Default::default()
+        }],
+    };
+    let chunk = seal(&format!("{service}/m/"), &list, &Stamp::default());
+    table.put(Type::Chunk, chunk.into(), revision);
+}
+
+#[test]
+fn who_asks_for_chunks_gets_them_before_their_assignment_and_nothing_twice() {
+    let mut table = outlined(&["a/b:c", "a/b:d"]);
+    let mut stream = Stream::default();
+    stream.hear(&request(Type::Chunk));
+    let mut one = request(Type::Assignment);
+    one.resource_names_subscribe = vec!["a/b:c".into()];
+    stream.hear(&one);
+    let first = stream.say(&table, 1, &Type::ALL);
+    assert_eq!(names(&first), ["+a/b:c/m/", "+a/b:c"]);
+    put_chunk(&mut table, "a/b:c", 81, 2);
+    put_chunk(&mut table, "a/b:d", 81, 2);
+    assert_eq!(names(&stream.say(&table, 2, &Type::ALL)), ["+a/b:c/m/"]);
+    let mut other = request(Type::Assignment);
+    other.resource_names_subscribe = vec!["a/b:d".into()];
+    other.resource_names_unsubscribe = vec!["a/b:c".into()];
+    stream.hear(&other);
+    put_chunk(&mut table, "a/b:c", 82, 3);
+    let more = stream.say(&table, 3, &Type::ALL);
+    assert_eq!(names(&more), ["+a/b:d/m/", "+a/b:d"]);
+    table.remove(Type::Chunk, "a/b:d/m/", 4);
+    let gone = stream.say(&table, 4, &Type::ALL);
+    assert_eq!(names(&gone), ["+a/b:d/m/"]);
+    assert!(chunks::is_gone(&gone[0].resources[0]));
+}
+
+#[test]
+fn who_does_not_ask_for_chunks_gets_whole_assignments_also_when_a_chunk_changes() {
+    let mut table = outlined(&["a/b:c"]);
+    let mut stream = Stream::default();
+    stream.hear(&request(Type::Assignment));
+    let weight = |said: &[DeltaDiscoveryResponse]| {
+        assert_eq!(names(said), ["+a/b:c"]);
+        let any = said[0].resources[0].resource.as_ref().unwrap();
+        let message: ClusterLoadAssignment = unpack(any).unwrap();
+        let locality = &message.endpoints[0];
+        assert_eq!(locality.leds_cluster_locality_config, None);
+        locality.lb_endpoints[0].load_balancing_weight.unwrap()
+    };
+    assert_eq!(weight(&stream.say(&table, 1, &Type::ALL)), 80);
+    assert_eq!(names(&stream.say(&table, 1, &Type::ALL)), [""; 0]);
+    put_chunk(&mut table, "a/b:c", 81, 2);
+    assert_eq!(weight(&stream.say(&table, 2, &Type::ALL)), 81);
+}
+
+#[test]
+fn who_is_too_far_behind_to_hear_of_removals_has_to_come_back() {
+    let mut table = outlined(&["a/b:c"]);
+    let mut stream = Stream::default();
+    for of in [Type::Chunk, Type::Assignment] {
+        stream.hear(&request(of));
+    }
+    stream.say(&table, 1, &Type::ALL);
+    for revision in 2..70_000 {
+        put_chunk(&mut table, "a/b:x", 80, revision);
+        table.remove(Type::Chunk, "a/b:x/m/", revision);
+    }
+    assert!(!stream.is_lost());
+    stream.say(&table, 70_000, &Type::ALL);
+    assert!(stream.is_lost());
 }
 
 #[test]
@@ -241,7 +355,7 @@ proptest! {
             }
             let holds: BTreeMap<String, String> = table
                 .all(Type::Cluster)
-                .map(|(name, one)| (name.clone(), one.version.clone()))
+                .map(|(name, one)| (name.to_owned(), one.version.clone()))
                 .collect();
             prop_assert_eq!(&client, &holds);
         }

@@ -174,6 +174,7 @@ impl World {
             self.saw(version);
             self.dirty.groups.insert(name.clone());
             self.touch_services_of_group(&name);
+            self.touch_imports_of_group(&name);
         }
     }
 
@@ -284,6 +285,35 @@ impl World {
             });
             if names_it {
                 self.dirty.services.insert(key.clone());
+            }
+        }
+    }
+
+    /// Whether a member's proxies serve a service decides whether its import is told with endpoints.
+    pub(super) fn touch_imports_of_group(&mut self, group: &str) {
+        let patterns = |world: &Self| {
+            let view = world.views.get(group)?;
+            view.place.member.as_ref()?;
+            Some(view.services.clone())
+        };
+        let now = patterns(self);
+        let before = match &now {
+            Some(now) => self.own_services.insert(group.into(), now.clone()),
+            None => self.own_services.remove(group),
+        };
+        if now == before {
+            return;
+        }
+        let left_out = |patterns: &Option<Vec<String>>, key: &ServiceKey| {
+            let serves = |all: &Vec<String>| {
+                let mut all = all.iter();
+                all.any(|pattern| super::matches_pattern(pattern, key))
+            };
+            patterns.as_ref().is_some_and(|all| !serves(all))
+        };
+        for key in self.service_keys() {
+            if left_out(&before, &key) != left_out(&now, &key) {
+                self.dirty.services.insert(key);
             }
         }
     }

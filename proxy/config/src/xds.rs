@@ -4,6 +4,7 @@
 //! |---|---|
 //! | service: policy | `Cluster` of the same name |
 //! | service: tiers, members, weights; its endpoints | `ClusterLoadAssignment` (priority = tier, locality = member); inside the `Cluster` when one of the endpoints is a DNS name |
+//! | the endpoints of a service, for clients that ask for them apart | `LbEndpointList`, see [`chunks`] |
 //! | frontends of one protocol, address and ports | `Listener`, a filter chain each |
 //!
 //! What the published messages have no field for rides in
@@ -11,7 +12,7 @@
 //! the fields alone would say something else, and wins where it stands. So an Envoy takes what we
 //! publish, and our proxy takes what others publish.
 //!
-//! Order (make before break): clusters, their assignments, listeners; removals the other way round.
+//! Order (make before break): clusters, chunks, assignments, listeners; removals the other way round.
 //! A [`decoder::Decoder`] holds a service back until its assignment has come, so that no frontend
 //! binds before there is somewhere to go.
 //!
@@ -19,6 +20,7 @@
 //! protocol, ports of a range beyond the first [`listeners::ADDITIONAL_MAX`], UDP probes, hedging,
 //! and `noFallback`, `minHealthy`, drain deadlines.
 
+pub mod chunks;
 pub mod decoder;
 pub mod endpoints;
 pub mod envelope;

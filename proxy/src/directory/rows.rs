@@ -7,7 +7,7 @@ use std::{
 };
 
 use fairlead_config::{
-    endpoint::{EndpointKey, Target},
+    endpoint::Target,
     name::{MemberName, ServiceName},
     service::Service,
     snapshot::Endpoints,
@@ -32,17 +32,31 @@ pub(super) fn wanted(
     endpoints: Option<&Endpoints>,
     resolve: Resolve<'_>,
 ) -> Vec<WantedMember> {
-    let mut by_member: BTreeMap<&MemberName, Vec<WantedEndpoint>> = BTreeMap::new();
-    for (EndpointKey { member, target }, endpoint) in endpoints.into_iter().flatten() {
-        let row = by_member.entry(member).or_default();
+    let members = service.tiers.iter().flat_map(|tier| &tier.members);
+    members
+        .map(|member| WantedMember {
+            name: member.name.clone(),
+            endpoints: wanted_of_member(endpoints, &member.name, resolve),
+        })
+        .collect()
+}
+
+fn wanted_of_member(
+    endpoints: Option<&Endpoints>,
+    member: &MemberName,
+    resolve: Resolve<'_>,
+) -> Vec<WantedEndpoint> {
+    let rows = endpoints.map_or(&[][..], |all| all.of_member(member));
+    let mut wanted = Vec::with_capacity(rows.len());
+    for row in rows {
         let mut add = |addr| {
-            row.push(WantedEndpoint {
+            wanted.push(WantedEndpoint {
                 addr,
-                weight: endpoint.weight,
-                object: endpoint.state,
+                weight: row.weight,
+                object: row.state,
             });
         };
-        match target {
+        match &row.key.target {
             Target::Addr(addr) => add(*addr),
             Target::Dns { host, port } => {
                 for ip in resolve(host) {
@@ -51,13 +65,7 @@ pub(super) fn wanted(
             }
         }
     }
-    let members = service.tiers.iter().flat_map(|tier| &tier.members);
-    members
-        .map(|member| WantedMember {
-            name: member.name.clone(),
-            endpoints: by_member.remove(&member.name).unwrap_or_default(),
-        })
-        .collect()
+    wanted
 }
 
 impl Directory {

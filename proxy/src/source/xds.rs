@@ -1,8 +1,8 @@
 //! A control plane over xDS v3, incremental ADS.
 //!
 //! [`Ads`] is the client without its socket: what it asks for, what it makes of an answer, what it
-//! acknowledges. It asks for all Clusters and Listeners, and by name for the assignments that the
-//! Clusters use. What becomes of each resource of an answer is an [`Intake`]'s to say.
+//! acknowledges. It asks for all Clusters, chunks of endpoints and Listeners, and by name for the
+//! assignments that the Clusters use. What becomes of each resource of an answer is an [`Intake`]'s to say.
 //!
 //! What took force is kept on disk ([`saved`]), so a restart without a control plane serves at once.
 //! Memory: besides what it says, the envelope of each resource; and where there is a disk to write
@@ -17,7 +17,7 @@ use fairlead_config::{
     problem::Problem,
     snapshot::Delta,
     xds::{
-        Type,
+        Type, chunks,
         decoder::Decoder,
         envelope::{self, Stamp},
         intake::{Holder, Intake, Outcome, Refusal},
@@ -108,10 +108,12 @@ impl Ads {
         let all = || vec![WILDCARD.to_owned()];
         let mut requests = vec![
             self.intake.subscribe(Type::Cluster, all()),
+            // Before the assignments: so they come without endpoints, and chunks come instead.
+            self.intake.subscribe(Type::Chunk, all()),
             self.intake.subscribe(Type::Listener, all()),
         ];
         if !names.is_empty() {
-            requests.insert(1, self.intake.subscribe(Type::Assignment, names));
+            requests.insert(2, self.intake.subscribe(Type::Assignment, names));
         }
         requests[0].node = Some(Node {
             metadata: envelope::node_metadata(self.intake.stamp()),
@@ -281,6 +283,17 @@ impl Holder for Held {
         let decoded = self.decoder.decode(of.url(), &[], &[name.to_owned()]);
         self.delta.changes.extend(decoded.delta.changes);
         self.moved |= of == Type::Cluster;
+        if of == Type::Assignment
+            && let Some(held) = self.by_type.get_mut(&Type::Chunk)
+        {
+            // Chunks go with their assignment.
+            let prefix = chunks::prefix(name);
+            let first = held.range(prefix.clone()..);
+            let theirs = first.take_while(|(name, _)| name.starts_with(&prefix));
+            for name in theirs.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+                held.remove(&name);
+            }
+        }
         let of_type = self.by_type.get_mut(&of);
         of_type.is_some_and(|held| held.remove(name).is_some())
     }

@@ -169,7 +169,8 @@ impl Proxy {
         let (Some(table), Some((_, stream))) = (board.group("edge"), &mut self.stream) else {
             return;
         };
-        let responses = stream.say(table, board.revision(), &Type::OF_PROXIES);
+        let (chunks, revision) = (board.chunks(), board.revision());
+        let responses = stream.say_with(table, chunks, revision, &Type::OF_PROXIES);
         for response in responses {
             let step = self.ads.receive(response, now);
             self.take(step, now);

@@ -360,7 +360,7 @@ fn a_port_that_nobody_serves_here_says_what_to_do() {
     let ready = ready_condition(&observed);
     assert_eq!((&*ready.status, &*ready.reason), ("False", "NoFrontend"));
     assert!(
-        ready.message.contains("name shop/web in spec.services"),
+        ready.message.contains("look at the exports of shop/web"),
         "{}",
         ready.message
     );

@@ -1,7 +1,10 @@
 //! What the member's proxies report, on its way up: one stream for all of them.
 //!
 //! When it begins, everything known is told; then each report goes on as it comes, verdicts at once.
-//! While the hub is away the levels and verdicts are kept, so nothing is missing afterwards.
+//! While the hub is away the levels (live sessions) and verdicts are kept, so nothing of them is missing
+//! afterwards. Counts of new and failed sessions are differences between two reports; those of that time
+//! are not kept: the hub decides and shows nothing from them, and totals that survive everything are in
+//! the proxies' own metrics.
 
 use std::{sync::Arc, time::Duration};
 

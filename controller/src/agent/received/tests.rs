@@ -44,7 +44,7 @@ fn port_of(received: &Received, name: &str) -> Option<u32> {
 fn all_is_known_only_once_the_hub_says_that_it_was_all() {
     let mut received = Received::new("a", "1");
     let requests = received.connect();
-    assert_eq!(requests.len(), 4);
+    assert_eq!(requests.len(), 5);
     assert_eq!(requests[0].node.as_ref().unwrap().cluster, "member/a");
     let imports = requests
         .iter()
@@ -61,7 +61,7 @@ fn all_is_known_only_once_the_hub_says_that_it_was_all() {
     assert_eq!(again.restore(saved::decode(&bytes).unwrap()), 1);
     assert!(again.imports_known() && !again.proxies_known());
     assert_eq!(port_of(&again, "shop/web"), Some(80));
-    let versions = &again.connect()[3].initial_resource_versions;
+    let versions = &again.connect()[4].initial_resource_versions;
     assert_eq!(versions.len(), 1, "the hub sends only what is different");
 }
 

@@ -3,12 +3,16 @@
 //! A service is told by two resources, so the decoder keeps what it has of either: a policy waits
 //! for its assignment, an assignment for its policy. A resource that is refused changes nothing, and
 //! what was in force of that name stays. Memory: a policy and the tiers of each service, besides
-//! the endpoints of assignments that wait.
+//! the endpoints of assignments that wait and of all chunks.
+//!
+//! An assignment may leave its endpoints to [`chunks`]. Those of a response are judged one by one and
+//! then taken together, so that an endpoint that moves between two of them is never missing. Cost of a
+//! chunk: its endpoints, and those of its member for each that it no longer holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Type,
+    Type, chunks,
     endpoints::{self, Assignment},
     listeners, policy,
     proto::{
@@ -21,8 +25,8 @@ use super::{
     },
 };
 use crate::{
-    endpoint::Endpoint,
-    name::{FrontendName, ServiceName},
+    endpoint::{Endpoint, EndpointKey},
+    name::{FrontendName, MemberName, ServiceName},
     policy::Policy,
     problem::Problem,
     service::{Service, Tier},
@@ -41,6 +45,18 @@ pub struct Decoder {
     assignments: BTreeMap<String, Assigned>,
     /// Assignment to the cluster that uses it.
     users: BTreeMap<String, ServiceName>,
+    /// Assignment to what its chunks hold, by member and name, whether or not it is there.
+    chunks: BTreeMap<String, BTreeMap<MemberName, Chunks>>,
+}
+
+/// A member's endpoints, by the names of the chunks that hold them.
+type Chunks = BTreeMap<String, Box<[Endpoint]>>;
+
+/// What became of a member's endpoints.
+#[derive(Debug, Default)]
+struct Moved {
+    come: Vec<Endpoint>,
+    gone: BTreeSet<EndpointKey>,
 }
 
 /// What became of a response.
@@ -48,7 +64,8 @@ pub struct Decoder {
 pub struct Decoded {
     /// The changes of the resources that were accepted.
     pub delta: Delta,
-    /// The refused ones, each with every fault; `kind` is `cluster`, `endpoints` or `listener`.
+    /// The refused ones, each with every fault; `kind` is `cluster`, `endpoints` (of assignments and
+    /// chunks) or `listener`.
     pub problems: Vec<Problem>,
     /// The names of those that would be accepted if another one did not have their place.
     pub displaced: Vec<String>,
@@ -75,7 +92,11 @@ struct Told {
 struct Assigned {
     tiers: Vec<Tier>,
     spill_factor: Option<u32>,
-    /// Until they are handed on.
+    /// Members whose endpoints come in chunks.
+    collections: BTreeSet<MemberName>,
+    /// No endpoint stood in the assignment itself.
+    only_chunks: bool,
+    /// Those that did not, until they are handed on; those of chunks are handed on with them.
     waiting: Option<Vec<Endpoint>>,
 }
 
@@ -95,9 +116,19 @@ impl Decoder {
         for name in removed {
             self.remove(type_url, name, &mut decoded.delta.changes);
         }
+        let mut moved: BTreeMap<(String, MemberName), Moved> = BTreeMap::new();
+        if type_url == chunks::URL {
+            for name in removed {
+                self.drop_chunk(name, &mut moved);
+            }
+        }
         for resource in resources {
             let changes = &mut decoded.delta.changes;
-            if let Err(refused) = self.take(type_url, resource, changes) {
+            let taken = match type_url {
+                chunks::URL => self.chunk(resource, &mut moved).map_err(Refused::from),
+                _ => self.take(type_url, resource, changes),
+            };
+            if let Err(refused) = taken {
                 let problem = |(field, message)| {
                     Problem::resource(kind, resource.name.as_str(), field, message)
                 };
@@ -108,6 +139,10 @@ impl Decoder {
                     decoded.displaced.push(resource.name.clone());
                 }
             }
+        }
+        for ((assignment, member), moved) in moved {
+            let changes = &mut decoded.delta.changes;
+            self.hand_on(&assignment, &member, moved, changes);
         }
         decoded
     }
@@ -234,12 +269,85 @@ impl Decoder {
         changes: &mut Vec<Change>,
     ) -> Result<(), Refused> {
         check_name(&resource.name, &message.cluster_name)?;
-        let assigned = Assigned::from(endpoints::read(message, false)?);
+        let mut assigned = Assigned::from(endpoints::read(message, false)?);
+        let old = self.assignments.get(&resource.name);
+        if old.is_some_and(|old| old.is_told_by_the_chunks_of(&assigned)) {
+            assigned.waiting = None;
+        }
         self.assignments.insert(resource.name.clone(), assigned);
         if let Some(user) = self.users.get(&resource.name).cloned() {
             self.emit(&user, changes);
         }
         Ok(())
+    }
+
+    fn chunk(
+        &mut self,
+        resource: &Resource,
+        moved: &mut BTreeMap<(String, MemberName), Moved>,
+    ) -> Result<(), Vec<Fault>> {
+        let (assignment, member, rows) = chunks::read(resource)?;
+        let of_assignment = self.chunks.entry(assignment.to_owned()).or_default();
+        let of_member = of_assignment.entry(member.clone()).or_default();
+        let old = of_member
+            .insert(resource.name.clone(), rows.clone().into())
+            .unwrap_or_default();
+        let moved = moved.entry((assignment.to_owned(), member)).or_default();
+        let kept: BTreeSet<&EndpointKey> = rows.iter().map(|row| &row.key).collect();
+        let gone = old.iter().filter(|row| !kept.contains(&row.key));
+        moved.gone.extend(gone.map(|row| row.key.clone()));
+        moved
+            .come
+            .extend(rows.into_iter().filter(|row| !old.contains(row)));
+        Ok(())
+    }
+
+    fn drop_chunk(&mut self, name: &str, moved: &mut BTreeMap<(String, MemberName), Moved>) {
+        let named = chunks::parts(name).and_then(|(assignment, member)| {
+            Some((assignment.to_owned(), MemberName::parse(member).ok()?))
+        });
+        let Some(at) = named else {
+            return;
+        };
+        let of_assignment = self.chunks.get_mut(&at.0);
+        let of_member = of_assignment.and_then(|members| members.get_mut(&at.1));
+        if let Some(old) = of_member.and_then(|of_member| of_member.remove(name)) {
+            let gone = old.iter().map(|row| row.key.clone());
+            moved.entry(at).or_default().gone.extend(gone);
+        }
+    }
+
+    /// Hands on what chunks say anew, where an assignment names them and is in force.
+    fn hand_on(
+        &mut self,
+        assignment: &str,
+        member: &MemberName,
+        moved: Moved,
+        changes: &mut Vec<Change>,
+    ) {
+        let (Some(user), Some(assigned)) = (
+            self.users.get(assignment).cloned(),
+            self.assignments.get_mut(assignment),
+        ) else {
+            return;
+        };
+        if assigned.waiting.is_some() || !assigned.collections.contains(member) {
+            return;
+        }
+        if assigned.only_chunks && moved.come.len() + moved.gone.len() > ONE_BY_ONE_MAX {
+            assigned.waiting = Some(Vec::new());
+            return self.emit(&user, changes);
+        }
+        let of_assignment = self.chunks.get(assignment);
+        let of_member = of_assignment.and_then(|members| members.get(member));
+        let still = |key: &EndpointKey| {
+            let mut rows = of_member.into_iter().flatten().flat_map(|(_, rows)| rows);
+            rows.any(|row| row.key == *key)
+        };
+        let come = moved.come.into_iter();
+        changes.extend(come.map(|row| Change::Endpoint(user.clone(), row)));
+        let gone = moved.gone.into_iter().filter(|key| !still(key));
+        changes.extend(gone.map(|key| Change::RemoveEndpoint(user.clone(), key)));
     }
 
     fn listener(
@@ -286,8 +394,11 @@ impl Decoder {
                 }
             }
             // The service goes on without endpoints, as its control plane says.
-            ClusterLoadAssignment::URL if self.assignments.remove(name).is_some() => {
-                if let Some(user) = self.users.get(name).cloned() {
+            ClusterLoadAssignment::URL => {
+                self.chunks.remove(name);
+                if self.assignments.remove(name).is_some()
+                    && let Some(user) = self.users.get(name).cloned()
+                {
                     let none = Assigned::from(Assignment::default());
                     self.assignments.insert(name.to_owned(), none);
                     self.emit(&user, changes);
@@ -340,7 +451,13 @@ impl Decoder {
             tiers: assigned.tiers.clone(),
         };
         changes.push(Change::Service(Box::new(service)));
-        if let Some(endpoints) = assigned.waiting.take() {
+        if let Some(mut endpoints) = assigned.waiting.take() {
+            let of_assignment = self.chunks.get(&key);
+            for member in &assigned.collections {
+                let of_member = of_assignment.and_then(|members| members.get(member));
+                let rows = of_member.into_iter().flatten();
+                endpoints.extend(rows.flat_map(|(_, rows)| rows).cloned());
+            }
             changes.push(Change::Endpoints(name.clone(), endpoints));
         }
     }
@@ -366,15 +483,31 @@ impl From<Vec<Fault>> for Refused {
     }
 }
 
+impl Assigned {
+    /// Whether everything that `new` says of endpoints was handed on already.
+    fn is_told_by_the_chunks_of(&self, new: &Self) -> bool {
+        self.waiting.is_none()
+            && self.only_chunks
+            && new.only_chunks
+            && self.collections == new.collections
+    }
+}
+
 impl From<Assignment> for Assigned {
     fn from(assignment: Assignment) -> Self {
         Self {
             tiers: assignment.tiers,
             spill_factor: assignment.spill_factor,
+            only_chunks: assignment.endpoints.is_empty(),
+            collections: assignment.collections,
             waiting: Some(assignment.endpoints),
         }
     }
 }
+
+/// Endpoints of a member that are changed one by one; above it, all of the service are told anew in
+/// one pass.
+const ONE_BY_ONE_MAX: usize = 256;
 
 /// No assignment's name: those come from messages and can't hold a NUL.
 fn inline_key(name: &ServiceName) -> String {

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, net::SocketAddr};
 use prost_types::Struct;
 
 use super::{
-    metadata, ours,
+    chunks, metadata, ours,
     proto::{
         core::{Address, AddressKind, Locality, Port, SocketAddress, SocketProtocol},
         endpoint::{
@@ -31,6 +31,8 @@ use crate::{
 pub(super) struct Assignment {
     pub(super) tiers: Vec<Tier>,
     pub(super) endpoints: Vec<Endpoint>,
+    /// Members whose endpoints come in chunks.
+    pub(super) collections: BTreeSet<MemberName>,
     /// In thousandths.
     pub(super) spill_factor: Option<u32>,
 }
@@ -78,11 +80,12 @@ fn locality(member: &Member, priority: u32, rows: &Endpoints) -> LocalityLbEndpo
         lb_endpoints: endpoints.map(|endpoint| lb_endpoint(endpoint)).collect(),
         load_balancing_weight: (weight > 0).then_some(weight),
         priority,
+        leds_cluster_locality_config: None,
         metadata: metadata(extras),
     }
 }
 
-fn lb_endpoint(endpoint: &Endpoint) -> LbEndpoint {
+pub(super) fn lb_endpoint(endpoint: &Endpoint) -> LbEndpoint {
     let mut extras = Struct::default();
     if let Some(zone) = &endpoint.zone {
         extras.fields.insert("zone".to_owned(), text(&**zone));
@@ -128,6 +131,7 @@ pub(super) fn host_address(host: String, port: u16, protocol: SocketProtocol) ->
 /// names as addresses.
 pub(super) fn read(message: &ClusterLoadAssignment, dns: bool) -> Result<Assignment, Vec<Fault>> {
     let mut reader = Reader {
+        name: &message.cluster_name,
         dns,
         any_weight: message
             .endpoints
@@ -170,8 +174,24 @@ pub(super) fn read(message: &ClusterLoadAssignment, dns: bool) -> Result<Assignm
     }
 }
 
+/// Reads a list of endpoints of one member; one fault refuses it as a whole.
+pub(super) fn read_list(
+    member: &MemberName,
+    list: &[LbEndpoint],
+) -> Result<Vec<Endpoint>, Vec<Fault>> {
+    let mut reader = Reader::default();
+    reader.endpoints("lb_endpoints", member, list);
+    if reader.faults.is_empty() {
+        Ok(reader.assignment.endpoints)
+    } else {
+        Err(reader.faults)
+    }
+}
+
 #[derive(Default)]
-struct Reader {
+struct Reader<'m> {
+    /// Of the assignment.
+    name: &'m str,
     dns: bool,
     any_weight: bool,
     assignment: Assignment,
@@ -180,7 +200,7 @@ struct Reader {
     faults: Vec<Fault>,
 }
 
-impl Reader {
+impl Reader<'_> {
     fn locality(&mut self, field: &str, message: &LocalityLbEndpoints) {
         let fault = |message: String| (field.to_owned(), message);
         let priority = message.priority as usize;
@@ -209,13 +229,23 @@ impl Reader {
             name: name.clone(),
             weight,
         });
-        for (index, endpoint) in message.lb_endpoints.iter().enumerate() {
-            match self.endpoint(&name, endpoint) {
+        match chunks::follows(self.name, &name, message) {
+            Ok(true) => drop(self.assignment.collections.insert(name.clone())),
+            Ok(false) => {}
+            Err(broken) => self.faults.push((field.to_owned(), broken)),
+        }
+        self.endpoints(
+            &format!("{field}.lb_endpoints"),
+            &name,
+            &message.lb_endpoints,
+        );
+    }
+
+    fn endpoints(&mut self, field: &str, member: &MemberName, list: &[LbEndpoint]) {
+        for (index, endpoint) in list.iter().enumerate() {
+            match self.endpoint(member, endpoint) {
                 Ok(endpoint) => self.assignment.endpoints.push(endpoint),
-                Err(broken) => {
-                    let field = format!("{field}.lb_endpoints[{index}]");
-                    self.faults.push((field, broken));
-                }
+                Err(broken) => self.faults.push((format!("{field}[{index}]"), broken)),
             }
         }
     }

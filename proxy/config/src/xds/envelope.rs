@@ -4,6 +4,8 @@
 //! decided the same send the same. `asOf` and `epoch` ride in the envelope's metadata; whoever
 //! doesn't know them sees a standard resource.
 
+use std::collections::BTreeMap;
+
 use prost_types::{Struct, Value, value::Kind};
 use sha2::{Digest, Sha256};
 
@@ -74,6 +76,22 @@ pub fn node_stamp(node: &Node) -> Stamp {
         _ => Stamp::default(),
     }
 }
+
+/// Remembers from when a removed resource was, so that a replica that is behind can't bring it back.
+/// Of [`REMOVED_MAX`] the older half is forgotten to make room: those come back for as long as such a
+/// replica is behind.
+pub fn remember<K: Ord>(removed: &mut BTreeMap<K, Stamp>, name: K, gone: &Resource) {
+    if removed.len() >= REMOVED_MAX {
+        let mut all: Vec<u64> = removed.values().map(|stamp| stamp.as_of).collect();
+        let (_, middle, _) = all.select_nth_unstable(REMOVED_MAX / 2);
+        let middle = *middle;
+        removed.retain(|_, stamp| stamp.as_of > middle);
+    }
+    removed.insert(name, stamp(gone));
+}
+
+/// Removed resources that a client remembers.
+pub const REMOVED_MAX: usize = 10_000;
 
 /// The first 128 bits of SHA-256 over type and bytes, in hexadecimal. Equal messages have equal
 /// bytes, because maps are encoded in the order of their keys.

@@ -16,7 +16,7 @@
 //!
 //! Removals always act: whether it is wise to remove this much is for whoever serves to decide.
 //!
-//! Memory: names and stamps of what was removed ([`REMOVED_MAX`]), what is held back, what is
+//! Memory: names and stamps of what was removed ([`envelope::REMOVED_MAX`]), what is held back, what is
 //! refused ([`REFUSED_MAX`], [`REFUSED_BYTES_MAX`]). Cost: O(log n) a resource, besides its
 //! holder's; one try of each refused one where something has gone.
 
@@ -32,7 +32,7 @@ use std::{
 use prost::Message;
 
 use super::{
-    Type,
+    Type, chunks,
     envelope::{self, Stamp},
     proto::{
         core::{INVALID_ARGUMENT, Status},
@@ -299,6 +299,11 @@ impl<H: Holder> Intake<H> {
 
     fn accept(&mut self, of: Type, resource: Arc<Resource>, round: &mut Round) {
         let key = (of, resource.name.clone());
+        if of == Type::Chunk && chunks::is_gone(&resource) {
+            round.changed |= self.remove(of, &resource.name);
+            envelope::remember(&mut self.removed, key, &resource);
+            return;
+        }
         self.deferred.remove(&key);
         self.unrefuse(&key);
         match self.put(&key, &resource) {
@@ -333,9 +338,7 @@ impl<H: Holder> Intake<H> {
         if let Some(held) = self.holder.find(of, name) {
             self.counts.removed += 1;
             self.freed = true;
-            if self.removed.len() < REMOVED_MAX {
-                self.removed.insert(key, envelope::stamp(held));
-            }
+            envelope::remember(&mut self.removed, key, held);
         }
         self.holder.remove(of, name)
     }
@@ -444,10 +447,6 @@ fn status(mut message: String) -> Status {
 
 /// How long a resource of a replica that is behind waits for something newer.
 pub const HELD_BACK: Duration = Duration::from_secs(10);
-
-/// Removed resources that are remembered; beyond that a replica that is behind brings them back for
-/// as long as it is.
-pub const REMOVED_MAX: usize = 10_000;
 
 /// Refused resources that are remembered; what goes beyond is named once and not tried again.
 pub const REFUSED_MAX: usize = 1000;

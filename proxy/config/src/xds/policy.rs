@@ -48,10 +48,7 @@ pub fn cluster(service: &Service, rows: &Endpoints) -> Cluster {
         DiscoveryType::StrictDns
     } else {
         cluster.eds_cluster_config = Some(EdsClusterConfig {
-            eds_config: Some(ConfigSource {
-                kind: Some(ConfigSourceKind::Ads(AggregatedConfigSource {})),
-                resource_api_version: ApiVersion::V3.into(),
-            }),
+            eds_config: Some(ads()),
             service_name: String::new(),
         });
         DiscoveryType::Eds
@@ -60,6 +57,14 @@ pub fn cluster(service: &Service, rows: &Endpoints) -> Cluster {
     let base = read_native(&cluster).expect("we read what we write");
     cluster.metadata = metadata(policy_difference(policy, &base));
     cluster
+}
+
+/// "On this same stream."
+pub(super) fn ads() -> ConfigSource {
+    ConfigSource {
+        kind: Some(ConfigSourceKind::Ads(AggregatedConfigSource {})),
+        resource_api_version: ApiVersion::V3.into(),
+    }
 }
 
 /// The policy of a `Cluster`, and whether its metadata says the spill factor. The faults are

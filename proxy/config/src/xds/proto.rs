@@ -51,6 +51,8 @@ typed! {
     cluster::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
     endpoint::ClusterLoadAssignment =>
         "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+    endpoint::LbEndpointList =>
+        "type.googleapis.com/envoy.config.endpoint.v3.LocalityLbEndpoints.LbEndpointList",
     listener::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
     fairlead::Import => "type.fairlead.dev/fairlead.v1.Import",
     filter::TcpProxy =>

@@ -15,8 +15,8 @@ use super::proto::{
 /// Why a saved state can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
-    /// Another program's file, or a form of another version.
-    #[error("it is not in the form {FORM:?}")]
+    /// Another program's file, or a form of a later version.
+    #[error("it is not in the form {FORM:?}, nor in an earlier one")]
     Form,
     /// Cut short or changed.
     #[error("its checksum is wrong")]
@@ -59,7 +59,7 @@ pub fn encode(resources: &[(&'static str, Arc<Resource>)]) -> Vec<u8> {
 
 /// Reads what [`encode`] wrote.
 pub fn decode(bytes: &[u8]) -> Result<Vec<(String, Resource)>, Unusable> {
-    if !bytes.starts_with(FORM.as_bytes()) {
+    if !bytes.starts_with(FORM.as_bytes()) && !bytes.starts_with(FORM_1.as_bytes()) {
         return Err(Unusable::Form);
     }
     let end = bytes.len().checked_sub(SUM_BYTES);
@@ -77,6 +77,9 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<(String, Resource)>, Unusable> {
 }
 
 /// The first line.
-const FORM: &str = "fairlead resources 1\n";
+const FORM: &str = "fairlead resources 2\n";
+/// Before there were chunks: whoever reads only this would take assignments without endpoints for all
+/// there is.
+const FORM_1: &str = "fairlead resources 1\n";
 /// Of a SHA-256.
 const SUM_BYTES: usize = 32;

@@ -100,13 +100,13 @@ impl Proxy {
 fn a_new_stream_asks_for_everything_and_names_what_is_in_force() {
     let mut proxy = Proxy::new();
     let requests = proxy.ads.connect();
-    assert_eq!(requests.len(), 2, "no assignment is known yet");
+    assert_eq!(requests.len(), 3, "no assignment is known yet");
     assert!(requests[0].node.is_some() && requests[1].node.is_none());
     proxy.receive_all(&encode(&snapshot(0..2, 1), 5), at(0));
     let requests = proxy.ads.connect();
     let types: Vec<&str> = requests.iter().map(|it| it.type_url.as_str()).collect();
     assert_eq!(types, Type::OF_PROXIES.map(Type::url));
-    assert_eq!(requests[1].resource_names_subscribe, ["a/s0:p", "a/s1:p"]);
+    assert_eq!(requests[2].resource_names_subscribe, ["a/s0:p", "a/s1:p"]);
     assert_eq!(requests[0].resource_names_subscribe, [WILDCARD]);
     assert_eq!(requests[0].initial_resource_versions.len(), 2);
     let held = &encode(&snapshot(0..2, 1), 9).clusters[0];
@@ -321,6 +321,34 @@ fn something_newer_ends_the_wait_of_an_older_view() {
 }
 
 #[test]
+fn a_replica_that_is_behind_takes_no_chunk_away_before_its_time() {
+    let mut proxy = Proxy::new();
+    let told = snapshot(0..1, 5);
+    let (service, rows) = (
+        told.services.values().next(),
+        told.endpoints.values().next(),
+    );
+    let (service, rows) = (service.unwrap(), rows.unwrap());
+    let chunk = chunks::cut(rows.values().as_slice()).next().unwrap();
+    let name = chunks::name(&service.name, chunk).unwrap();
+    let outline = chunks::outline(service);
+    let outline = envelope::seal(service.name.as_str(), &outline, &stamp(50));
+    let chunk = envelope::seal(&name, &chunks::message(chunk), &stamp(50));
+    let clusters = encode(&told, 50).clusters;
+    proxy.receive(response(Type::Cluster, &clusters), at(0));
+    proxy.receive(response(Type::Chunk, &[chunk]), at(0));
+    proxy.receive(response(Type::Assignment, &[outline]), at(0));
+    assert_eq!(proxy.weight_of_first(), 5);
+    let gone = chunks::gone(&name, &stamp(40));
+    proxy.receive(response(Type::Chunk, &[gone]), at(1));
+    assert_eq!(proxy.weight_of_first(), 5);
+    let step = proxy.ads.release(at(11));
+    proxy.run(&step);
+    assert!(proxy.running.endpoints.values().all(|rows| rows.is_empty()));
+    assert_eq!(proxy.ads.in_force().len(), 2, "an empty chunk is not kept");
+}
+
+#[test]
 fn what_was_removed_comes_back_at_once_only_when_it_is_newer() {
     let mut proxy = Proxy::new();
     proxy.receive_all(&encode(&snapshot(0..1, 5), 50), at(0));
@@ -402,7 +430,7 @@ proptest! {
             last = snapshot(0..*services, *weight);
             let resources = encode(&last, as_of);
             let all = [&resources.clusters, &resources.assignments, &resources.listeners];
-            for (kind, all) in Type::OF_PROXIES.into_iter().zip(all) {
+            for (kind, all) in WHOLE.into_iter().zip(all) {
                 for part in all.chunks(cut) {
                     proxy.receive(response(kind, part), at(as_of));
                     if twice {
@@ -434,3 +462,6 @@ proptest! {
         prop_assert!(saved::decode(&bytes).is_err());
     }
 }
+
+/// What a control plane sends that tells endpoints whole.
+const WHOLE: [Type; 3] = [Type::Cluster, Type::Assignment, Type::Listener];

@@ -2,7 +2,7 @@
 
 use prost::{Enumeration, Message, Oneof};
 
-use super::core::{Address, Locality, Metadata};
+use super::core::{Address, ConfigSource, Locality, Metadata};
 
 /// `ClusterLoadAssignment`. Ours: the tiers, members, weights and endpoints of a service.
 #[derive(Clone, PartialEq, Message)]
@@ -34,8 +34,27 @@ pub struct LocalityLbEndpoints {
     pub load_balancing_weight: Option<u32>,
     #[prost(uint32, tag = "5")]
     pub priority: u32,
+    /// Its endpoints come as a collection of their own.
+    #[prost(message, optional, tag = "8")]
+    pub leds_cluster_locality_config: Option<LedsClusterLocalityConfig>,
     #[prost(message, optional, tag = "9")]
     pub metadata: Option<Metadata>,
+}
+
+/// `LedsClusterLocalityConfig`: where the endpoints of a locality are to be had.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct LedsClusterLocalityConfig {
+    #[prost(message, optional, tag = "1")]
+    pub leds_config: Option<ConfigSource>,
+    #[prost(string, tag = "2")]
+    pub leds_collection_name: String,
+}
+
+/// `LocalityLbEndpoints.LbEndpointList`. Ours: a chunk of a member's endpoints.
+#[derive(Clone, PartialEq, Message)]
+pub struct LbEndpointList {
+    #[prost(message, repeated, tag = "1")]
+    pub lb_endpoints: Vec<LbEndpoint>,
 }
 
 /// `LbEndpoint`.

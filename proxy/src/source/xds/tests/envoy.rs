@@ -95,7 +95,8 @@ async fn an_envoy_accepts_every_resource_and_serves() {
             let all = match of {
                 Type::Cluster => &resources.clusters,
                 Type::Assignment => &resources.assignments,
-                Type::Listener | Type::Import => &resources.listeners,
+                Type::Listener => &resources.listeners,
+                Type::Chunk | Type::Import => panic!("{of:?} was asked for"),
             };
             stream.answer(response(of, all)).await;
         }
