@@ -182,7 +182,7 @@ fn what_goes_takes_its_chunks_along() {
     let state = State::from([((0, 1), 100), ((1, 2), 100)]);
     proxy.follow(&state, 100, false);
     let name = "shop/web:http".to_owned();
-    proxy.hear(ClusterLoadAssignment::URL, &[], &[name.clone()]);
+    proxy.hear(ClusterLoadAssignment::URL, &[], std::slice::from_ref(&name));
     assert_eq!(proxy.snapshot.endpoints[name.as_str()].len(), 0);
     let rows = rows(&state);
     let outline = seal(&name, &outline(&service(&rows)), &Stamp::default());
