@@ -50,7 +50,7 @@ pub fn write(
     out.write_all(&sum.finalize())
 }
 
-/// What [`write`] writes.
+/// What [`write()`] writes.
 pub fn encode(resources: &[(&'static str, Arc<Resource>)]) -> Vec<u8> {
     let mut bytes = Vec::new();
     write(resources, &mut bytes).expect("a vector grows");
