@@ -126,13 +126,7 @@ impl Contestant {
         };
         let output = Command::new(self.program()?).arg(flag).output()?;
         let text = [output.stdout, output.stderr].concat();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        Ok(text
-            .lines()
-            .find(|line| !line.trim().is_empty())
-            .unwrap_or("unknown")
-            .trim()
-            .to_owned())
+        Ok(version_line(&String::from_utf8_lossy(&text)).to_owned())
     }
 
     /// Starts it and waits until it takes connections. One that does not is an error, never a
@@ -424,6 +418,16 @@ fn tail(log: &Path) -> String {
 const START_PATIENCE: Duration = Duration::from_secs(15);
 const STOP_LOOK: Duration = Duration::from_millis(5);
 
+/// The first line that says anything, without the program's own path: that is the machine's matter.
+fn version_line(text: &str) -> &str {
+    let mut lines = text.lines().map(str::trim);
+    let line = lines.find(|line| !line.is_empty()).unwrap_or("unknown");
+    match line.split_once(char::is_whitespace) {
+        Some((program, rest)) if program.starts_with('/') => rest.trim_start(),
+        _ => line,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -437,5 +441,16 @@ mod tests {
         assert_eq!(listening_port(bound), Some(8004));
         assert_eq!(listening_port(session), None);
         assert_eq!(listening_port("  sl  local_address rem_address   st"), None);
+    }
+
+    #[test]
+    fn a_version_says_nothing_of_where_the_program_is() {
+        let told = "\n/opt/somewhere/envoy  version: 1.40.0/Clean\n\n";
+        assert_eq!(version_line(told), "version: 1.40.0/Clean");
+        assert_eq!(
+            version_line("nginx version: nginx/1.31.3\n"),
+            "nginx version: nginx/1.31.3"
+        );
+        assert_eq!(version_line("\n"), "unknown");
     }
 }
