@@ -90,7 +90,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let files = f64::from(loaded.files.saturating_sub(small.files));
     drop(proxy);
     let record = Record {
-        machine: record::machine(),
+        machine: crate::report::machine(),
         services: options.services,
         endpoints: options.endpoints,
         state_on_disk: options.state,

@@ -74,7 +74,7 @@ impl Record {
         let proxies = options.proxies.max(1) as f64;
         let endpoints = options.members * options.services * options.endpoints;
         Self {
-            machine: machine(),
+            machine: crate::report::machine(),
             members: options.members,
             services: options.services,
             endpoints_per_member_and_service: options.endpoints,
@@ -176,16 +176,6 @@ impl Usage {
             resident: self.resident,
         }
     }
-}
-
-fn machine() -> String {
-    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpus
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"));
-    let model = model.map_or("unknown", |text| text.trim_start_matches([' ', '\t', ':']));
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    format!("{cores} cores of {model}")
 }
 
 fn round(value: f64) -> f64 {

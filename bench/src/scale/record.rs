@@ -159,17 +159,6 @@ impl fmt::Display for Spread {
     }
 }
 
-/// The machine, for whoever compares.
-pub(crate) fn machine() -> String {
-    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpus
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"));
-    let model = model.map_or("unknown", |text| text.trim_start_matches([' ', '\t', ':']));
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    format!("{cores} cores of {model}")
-}
-
 fn round(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
 }

@@ -10,9 +10,9 @@ use k8s_openapi::api::authentication::v1::{
     TokenReview, TokenReviewSpec, TokenReviewStatus, UserInfo,
 };
 use kube::{Api, Client, api::PostParams};
-use tonic::{Status, metadata::MetadataMap};
+use tonic::{Code, Status, metadata::MetadataMap};
 
-use super::events::About;
+use super::events::{About, Announcer};
 use crate::{identity::Subject, time};
 
 /// Reviews the tokens of streams.
@@ -67,9 +67,36 @@ impl Access {
         })
     }
 
+    /// Logs that a stream is refused, and tells whom `about` finds behind its token, if anybody.
+    pub(crate) async fn tell_refused(
+        &self,
+        metadata: &MetadataMap,
+        refused: &Status,
+        events: &Announcer,
+        about: fn(&UserInfo) -> Option<About>,
+    ) {
+        if !matches!(
+            refused.code(),
+            Code::Unauthenticated | Code::PermissionDenied
+        ) {
+            return;
+        }
+        let user = self.whose(metadata).await.unwrap_or_default();
+        let name = user.username.clone().unwrap_or_default();
+        tracing::warn!(
+            user = name,
+            reason = refused.message(),
+            "a stream was refused"
+        );
+        if let Some(about) = about(&user) {
+            let note = format!("a stream of {name} was refused: {}", refused.message());
+            events.refused(about, "StreamRefused", "CheckToken", note);
+        }
+    }
+
     /// Whose token it is that a stream is refused with, so that somebody can be told; `None` where it
     /// is nobody's, and where there is none. The audience may be any.
-    pub(crate) async fn whose(&self, metadata: &MetadataMap) -> Option<UserInfo> {
+    async fn whose(&self, metadata: &MetadataMap) -> Option<UserInfo> {
         let header = metadata.get("authorization")?.to_str().ok()?;
         let token = header.strip_prefix("Bearer ")?;
         let audiences = match &claims(token)["aud"] {

@@ -22,7 +22,7 @@ use fairlead_config::{
 use prost::Message;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
-use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
     access::{self, Access, Admitted},
@@ -151,24 +151,11 @@ impl Streams {
     /// counted by their status alone, or they would fill the store.
     async fn admit(&self, metadata: &MetadataMap) -> Result<Admitted, Status> {
         let admitted = self.access.admit(metadata).await;
-        if let Err(refused) = &admitted
-            && matches!(
-                refused.code(),
-                Code::Unauthenticated | Code::PermissionDenied
-            )
-        {
-            let user = self.access.whose(metadata).await.unwrap_or_default();
-            let name = user.username.clone().unwrap_or_default();
-            tracing::warn!(
-                user = name,
-                reason = refused.message(),
-                "a stream was refused"
-            );
-            if let Some(about) = access::about(&user) {
-                let note = format!("a stream of {name} was refused: {}", refused.message());
-                self.events
-                    .refused(about, "StreamRefused", "CheckToken", note);
-            }
+        if let Err(refused) = &admitted {
+            let about = access::about;
+            self.access
+                .tell_refused(metadata, refused, &self.events, about)
+                .await;
         }
         admitted
     }

@@ -17,7 +17,7 @@ use fairlead_config::xds::{
 };
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
-use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{reports::Upward, uplink::Shared};
 use crate::{
@@ -85,24 +85,11 @@ impl Relay {
     /// the account that the token is of, if it is anybody's.
     async fn admit(&self, metadata: &MetadataMap) -> Result<(String, Option<Duration>), Status> {
         let admitted = self.judge(metadata).await;
-        if let Err(refused) = &admitted
-            && matches!(
-                refused.code(),
-                Code::Unauthenticated | Code::PermissionDenied
-            )
-        {
-            let user = self.access.whose(metadata).await.unwrap_or_default();
-            let name = user.username.clone().unwrap_or_default();
-            tracing::warn!(
-                user = name,
-                reason = refused.message(),
-                "a stream was refused"
-            );
-            if let Some(about) = access::account(&user) {
-                let note = format!("a stream of {name} was refused: {}", refused.message());
-                self.events
-                    .refused(about, "StreamRefused", "CheckToken", note);
-            }
+        if let Err(refused) = &admitted {
+            let about = access::account;
+            self.access
+                .tell_refused(metadata, refused, &self.events, about)
+                .await;
         }
         admitted
     }
