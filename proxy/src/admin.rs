@@ -10,8 +10,9 @@
 //! | `/explain?service=` | why new sessions go where they go, in sentences |
 //! | `/drain` | POST `?member=` or `?endpoint=`, optionally `&service=` and `&off=1` |
 //!
-//! Handlers run beside the control thread's loop and put [`Question`]s to it over a bounded channel;
-//! what takes long, the metrics page, is written on a thread of its own from shared cells.
+//! Handlers run beside the control thread's loop and put [`Question`]s to it over a bounded channel.
+//! What takes long, the metrics page, is written part by part as it is read, on a thread of its own
+//! and from shared cells; the others have a limit of their own.
 
 use std::{fmt, sync::Arc};
 
@@ -28,7 +29,6 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     control::Control,
     metrics::Metrics,
-    registry::ServiceState,
     source::{Refusal, xds::XdsStatus},
 };
 
@@ -60,7 +60,7 @@ enum Asked {
 
 enum Reply {
     Answer(Answer),
-    States(Vec<Arc<ServiceState>>),
+    States(page::States),
 }
 
 /// What the pages need besides the control thread.
@@ -167,18 +167,8 @@ impl Desk {
         let endpoints = request
             .parameter("endpoints")
             .is_some_and(|value| value != "0");
-        let writing =
-            tokio::task::spawn_blocking(move || page::write(&context, &states, endpoints));
-        match writing.await {
-            Ok(text) => Answer {
-                content_type: crate::metrics::text::CONTENT_TYPE,
-                ..Answer::text(text)
-            },
-            Err(error) => {
-                let message = format!("the page couldn't be written: {error}");
-                Answer::problem(StatusCode::INTERNAL_SERVER_ERROR, message)
-            }
-        }
+        let parts = page::parts(&context, &states, endpoints);
+        Answer::parts(crate::metrics::text::CONTENT_TYPE, parts)
     }
 
     async fn put(&self, asked: Asked) -> Option<Reply> {
@@ -199,7 +189,10 @@ impl Question {
             Asked::Services(request) => Reply::Answer(answers::services(control, &request, clock)),
             Asked::Explain(request) => Reply::Answer(answers::explain(control, &request, clock)),
             Asked::Drain(request) => Reply::Answer(answers::drain(control, &request)),
-            Asked::States => Reply::States(control.directory().services().cloned().collect()),
+            Asked::States => {
+                let states = control.directory().services();
+                Reply::States(states.map(Arc::downgrade).collect())
+            }
         };
         let _left = self.reply.send(reply);
     }

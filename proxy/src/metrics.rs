@@ -19,6 +19,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Bound,
     sync::{Arc, Weak},
 };
 
@@ -88,13 +89,24 @@ impl Metrics {
         fresh
     }
 
-    /// Every service that is still counted, by name.
-    pub fn services(&self) -> Vec<(ServiceName, Arc<ServiceMetrics>)> {
+    /// The first `count` services after `last` that are still counted, by name.
+    pub fn services_after(
+        &self,
+        last: Option<&ServiceName>,
+        count: usize,
+    ) -> Vec<(ServiceName, Arc<ServiceMetrics>)> {
+        let services = self.services.lock();
+        let start = last.map_or(Bound::Unbounded, Bound::Excluded);
+        services
+            .range::<ServiceName, _>((start, Bound::Unbounded))
+            .filter_map(|(name, service)| Some((name.clone(), service.upgrade()?)))
+            .take(count)
+            .collect()
+    }
+
+    /// Forgets services that nobody counts any more.
+    fn forget_services(&self) {
         let mut services = self.services.lock();
         services.retain(|_, service| service.strong_count() > 0);
-        services
-            .iter()
-            .filter_map(|(name, service)| Some((name.clone(), service.upgrade()?)))
-            .collect()
     }
 }

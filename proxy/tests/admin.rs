@@ -13,6 +13,7 @@ mod harness;
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
+    process::{Command, Stdio},
 };
 
 use harness::Process;
@@ -87,6 +88,71 @@ fn it_is_ready_until_it_is_asked_to_leave() {
     assert_eq!(rig.process.ended().code(), Some(0));
 }
 
+/// A service with a frontend, and `count` others with an endpoint each.
+fn many(count: u32, server: &Server) -> String {
+    let others = (0..count).map(|number| {
+        format!(
+            "  - {{ name: team-{number:05}/web:https, tiers: [ {{ members: [ {{ name: m, endpoints: [ {{ address: \"{}\" }} ] }} ] }} ] }}\n",
+            server.addr
+        )
+    });
+    file("", &[server.addr]) + &others.collect::<String>()
+}
+
+#[test]
+fn scrapes_that_nobody_reads_hold_neither_memory_nor_anybody_up() {
+    let server = Server::echo();
+    let rig = Rig::start(&many(4000, &server));
+    let page = rig.body("/metrics?endpoints=1");
+    assert!(page.len() > 5_000_000, "{}", page.len());
+    let before = rig.process.anonymous();
+    let stalled: Vec<TcpStream> = (0..40)
+        .map(|_| {
+            let mut stream = TcpStream::connect(rig.admin).unwrap();
+            let head = "GET /metrics?endpoints=1 HTTP/1.1\r\nhost: x\r\n\r\n";
+            stream.write_all(head.as_bytes()).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            // Its beginning is there, so the page is under way.
+            stream.read_exact(&mut [0; 64]).unwrap();
+            stream
+        })
+        .collect();
+    let grown = rig.process.anonymous().saturating_sub(before);
+    assert!(grown < 20_000_000, "{grown} bytes for 40 readers");
+    exchange(&mut rig.process.connect(), b"served").unwrap();
+    rig.write(&many(3000, &server));
+    wait("the reload", || rig.json("/snapshot")["services"] == 3001);
+    drop(stalled);
+}
+
+#[test]
+fn promtool_takes_the_metrics() {
+    let server = Server::echo();
+    let rig = Rig::start(&many(300, &server));
+    for _ in 0..3 {
+        exchange(&mut rig.process.connect(), b"hello").unwrap();
+    }
+    let pages = ["/metrics", "/metrics?endpoints=1"].map(|path| rig.body(path));
+    for page in pages {
+        let mut command = Command::new("promtool");
+        command.args(["check", "metrics"]).stdin(Stdio::piped());
+        let Ok(mut child) = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+        else {
+            println!("skipped: no promtool on PATH");
+            return;
+        };
+        let mut input = child.stdin.take().unwrap();
+        input.write_all(page.as_bytes()).unwrap();
+        drop(input);
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{said}");
+    }
+}
+
 struct Rig {
     process: Process,
     admin: SocketAddr,
@@ -119,7 +185,11 @@ impl Rig {
 
     fn body(&self, path: &str) -> String {
         let answer = self.ask("GET", path);
-        answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        match head.contains("transfer-encoding: chunked") {
+            true => unchunked(body),
+            false => body.to_owned(),
+        }
     }
 
     fn ask(&self, method: &str, path: &str) -> String {
@@ -130,6 +200,19 @@ impl Rig {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer
+    }
+}
+
+fn unchunked(mut rest: &str) -> String {
+    let mut whole = String::new();
+    loop {
+        let (size, after) = rest.split_once("\r\n").unwrap();
+        let size = usize::from_str_radix(size, 16).unwrap();
+        if size == 0 {
+            return whole;
+        }
+        whole.push_str(&after[..size]);
+        rest = after[size..].strip_prefix("\r\n").unwrap();
     }
 }
 

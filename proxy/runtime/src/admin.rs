@@ -4,9 +4,11 @@
 //! whoever can connect. Changing (POST) is for loopback peers only, unless said otherwise, and
 //! never for a browser that was sent here by another site.
 //!
+//! A large page is made in [`Parts`] while it is read, and waits for its reader.
+//!
 //! Limits: [`CONNECTIONS_MAX`] connections, [`HEAD_BYTES_MAX`] and [`HEADERS_MAX`] a head,
-//! [`BODY_BYTES_MAX`] a body, [`HEAD_TIMEOUT`] for the head and [`ANSWER_TIMEOUT`] for the body and
-//! the answer.
+//! [`BODY_BYTES_MAX`] a body, [`HEAD_TIMEOUT`] for the head, [`ANSWER_TIMEOUT`] for the body and the
+//! first of the answer, and [`STALL_TIMEOUT`] for a reader that takes nothing.
 
 use std::{
     collections::BTreeMap,
@@ -25,14 +27,22 @@ use http::{
     HeaderValue, Method, Response, StatusCode,
     header::{ALLOW, CONTENT_TYPE, ORIGIN},
 };
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
 };
+
+use body::Sending;
+pub use body::{Body, Parts};
+use patient::Patient;
+
+mod body;
+mod patient;
 
 #[cfg(test)]
 mod tests;
@@ -51,14 +61,14 @@ pub struct Request {
 }
 
 /// What a handler answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Answer {
     /// The status.
     pub status: StatusCode,
     /// The content type.
     pub content_type: &'static str,
     /// The content.
-    pub body: Bytes,
+    pub body: Body,
 }
 
 /// A bound server that doesn't answer yet.
@@ -172,7 +182,16 @@ impl Answer {
         Self {
             status: StatusCode::OK,
             content_type: "text/plain; charset=utf-8",
-            body: body.into(),
+            body: Body::Whole(body.into()),
+        }
+    }
+
+    /// A content that is made while it is read, 200.
+    pub fn parts(content_type: &'static str, parts: Parts) -> Self {
+        Self {
+            status: StatusCode::OK,
+            content_type,
+            body: Body::Parts(parts),
         }
     }
 
@@ -259,8 +278,8 @@ impl Server {
     }
 }
 
-async fn converse(
-    stream: TcpStream,
+async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
     pages: Arc<Pages>,
     may_change: bool,
     _place: OwnedSemaphorePermit,
@@ -274,7 +293,7 @@ async fn converse(
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Patient::new(stream, STALL_TIMEOUT)), service)
         .await;
     if let Err(error) = served {
         tracing::debug!(%error, "an admin connection ended badly");
@@ -285,7 +304,7 @@ async fn respond(
     pages: &Pages,
     request: http::Request<Incoming>,
     may_change: bool,
-) -> Response<Full<Bytes>> {
+) -> Response<Sending> {
     let is_head = request.method() == Method::HEAD;
     let answer =
         match tokio::time::timeout(ANSWER_TIMEOUT, answer(pages, request, may_change)).await {
@@ -306,7 +325,12 @@ async fn respond(
         },
         allow,
     ) = answer;
-    let mut response = Response::new(Full::new(if is_head { Bytes::new() } else { body }));
+    let body = if is_head {
+        Body::Whole(Bytes::new())
+    } else {
+        body
+    };
+    let mut response = Response::new(Sending::from(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -414,7 +438,9 @@ pub const HEADERS_MAX: usize = 64;
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 /// From the connection, or the last answer, to the end of the next head.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// From the head to the answer.
+/// From the head to the beginning of the answer.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a reader may take nothing of its answer.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Out of descriptors, most likely: they don't come back within microseconds.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

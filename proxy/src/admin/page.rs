@@ -1,6 +1,11 @@
 //! The metrics page: what the cells say, and what is read from the views at that moment.
+//!
+//! It is made in parts, each when its reader has room for it. Between two of them nothing is held but
+//! where it stopped and the view that is being written, so that its rows neither fail nor repeat.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+
+use fairlead_runtime::admin::Parts;
 
 use crate::{
     balancer::tiers::ONE,
@@ -8,18 +13,21 @@ use crate::{
     metrics::{
         names::{
             BUILD_INFO, ENDPOINT_SERIES_MAX, ENDPOINT_SESSIONS, ENDPOINT_USABLE, ENDPOINTS,
-            ENDPOINTS_OMITTED, FDS_OPEN, MEMBER_SHARE,
+            ENDPOINTS_OMITTED, FDS_OPEN, Family, MEMBER_SHARE,
         },
-        text::Page,
+        text::{Page, Progress, Section, Sheets},
     },
-    registry::ServiceState,
-    view::ServiceView,
+    registry::{EndpointState, ServiceState},
+    view::{MemberView, ServiceView},
 };
 
 use super::Context;
 
-/// Writes the page; `endpoints`: also series for up to [`ENDPOINT_SERIES_MAX`] of them.
-pub(super) fn write(context: &Context, states: &[Arc<ServiceState>], endpoints: bool) -> String {
+/// The services to look at. The page doesn't keep those alive that are removed meanwhile.
+pub(super) type States = Arc<[Weak<ServiceState>]>;
+
+/// The page; `endpoints`: also series for up to [`ENDPOINT_SERIES_MAX`] of them.
+pub(super) fn parts(context: &Context, states: &States, endpoints: bool) -> Parts {
     let ready = context.readiness.is_ready();
     let process = &context.metrics.process;
     process.ready.set(i64::from(ready));
@@ -33,80 +41,136 @@ pub(super) fn write(context: &Context, states: &[Arc<ServiceState>], endpoints: 
         .task_restarts
         .add(restarts.saturating_sub(process.task_restarts.value()));
 
-    let mut page = Page::default();
-    page.sample(
-        &BUILD_INFO,
-        &[("version", env!("CARGO_PKG_VERSION"))],
-        None,
-        1,
-    );
+    let mut sections: Vec<Section> = vec![Box::new(write_build)];
+    sections.extend(context.metrics.sections());
+    sections.push(each_view(states, positions, write_states));
+    sections.push(each_view(states, shares, write_share));
+    if endpoints {
+        sections.push(each_endpoint(states, &ENDPOINT_SESSIONS, |endpoint| {
+            endpoint.inflight()
+        }));
+        sections.push(each_endpoint(states, &ENDPOINT_USABLE, |endpoint| {
+            u32::from(endpoint.is_usable())
+        }));
+        sections.push(omitted(states));
+    }
+    Parts::new(Sheets::new(sections))
+}
+
+fn write_build(page: &mut Page) -> Progress {
+    let labels = [("version", env!("CARGO_PKG_VERSION"))];
+    page.sample(&BUILD_INFO, &labels, None, 1);
     if let Some(count) = open_fds() {
         page.sample(&FDS_OPEN, &[], None, count);
     }
-    context.metrics.write(&mut page);
-    let views = states.iter().filter_map(|state| state.view().clone());
-    let views: Vec<Arc<ServiceView>> = views.collect();
-    write_members(&views, &mut page);
-    if endpoints {
-        write_endpoints(&views, &mut page);
-    }
-    page.finish()
+    Progress::Done
 }
 
-fn write_members(views: &[Arc<ServiceView>], page: &mut Page) {
-    for view in views {
-        for member in &view.members {
-            let mut counts = [0_u64; STATES.len()];
-            for entry in &*member.endpoints {
-                counts[state(Verdict::of(entry.state.flags()))] += 1;
-            }
-            let labels = [
-                ("service", view.service.name.as_str()),
-                ("member", member.state.name.as_str()),
-            ];
-            for (name, count) in STATES.iter().zip(counts) {
-                if count > 0 {
-                    page.sample(&ENDPOINTS, &labels, Some(("state", name)), count);
+/// Takes the rows of one view after the other and writes them.
+fn each_view<R: Send + 'static>(
+    states: &States,
+    mut rows: impl FnMut(&ServiceView) -> Vec<R> + Send + 'static,
+    write: impl Fn(&ServiceView, R, &mut Page) + Send + 'static,
+) -> Section {
+    let states = states.clone();
+    let mut following = 0;
+    let mut current: Option<(Arc<ServiceView>, std::vec::IntoIter<R>)> = None;
+    Box::new(move |page| {
+        loop {
+            if let Some((view, rows)) = &mut current {
+                for row in rows {
+                    write(view, row, page);
+                    if page.is_full() {
+                        return Progress::Stopped;
+                    }
                 }
             }
+            let Some(state) = states.get(following) else {
+                current = None;
+                return Progress::Done;
+            };
+            following += 1;
+            let view = state.upgrade().and_then(|state| state.view().clone());
+            current = view.map(|view| {
+                let rows = rows(&view).into_iter();
+                (view, rows)
+            });
         }
+    })
+}
+
+fn labels<'a>(view: &'a ServiceView, member: &'a MemberView) -> [(&'static str, &'a str); 2] {
+    [
+        ("service", view.service.name.as_str()),
+        ("member", member.state.name.as_str()),
+    ]
+}
+
+fn positions(view: &ServiceView) -> Vec<usize> {
+    (0..view.members.len()).collect()
+}
+
+fn write_states(view: &ServiceView, position: usize, page: &mut Page) {
+    let member = &view.members[position];
+    let mut counts = [0_u64; STATES.len()];
+    for entry in &*member.endpoints {
+        counts[state(Verdict::of(entry.state.flags()))] += 1;
     }
-    for view in views {
-        for (member, share) in view.members.iter().zip(view.shares()) {
-            let labels = [
-                ("service", view.service.name.as_str()),
-                ("member", member.state.name.as_str()),
-            ];
-            page.sample(&MEMBER_SHARE, &labels, None, share as f64 / ONE as f64);
+    for (name, count) in STATES.iter().zip(counts) {
+        if count > 0 {
+            let state = Some(("state", *name));
+            page.sample(&ENDPOINTS, &labels(view, member), state, count);
         }
     }
 }
 
-fn write_endpoints(views: &[Arc<ServiceView>], page: &mut Page) {
-    let rows = || {
-        views.iter().flat_map(|view| {
-            let endpoints = view.endpoints();
-            endpoints.map(move |(member, entry)| (view, member, &entry.state))
-        })
+fn shares(view: &ServiceView) -> Vec<(usize, u64)> {
+    view.shares().into_iter().enumerate().collect()
+}
+
+fn write_share(view: &ServiceView, (position, share): (usize, u64), page: &mut Page) {
+    let labels = labels(view, &view.members[position]);
+    page.sample(&MEMBER_SHARE, &labels, None, share as f64 / ONE as f64);
+}
+
+fn each_endpoint(
+    states: &States,
+    family: &'static Family,
+    value: fn(&EndpointState) -> u32,
+) -> Section {
+    let mut room = ENDPOINT_SERIES_MAX;
+    let rows = move |view: &ServiceView| {
+        let of_member = |(position, member): (usize, &MemberView)| {
+            (0..member.endpoints.len()).map(move |endpoint| (position, endpoint))
+        };
+        let rows = view.members.iter().enumerate().flat_map(of_member);
+        let rows: Vec<_> = rows.take(room).collect();
+        room -= rows.len();
+        rows
     };
-    for (family, is_usable) in [(&ENDPOINT_SESSIONS, false), (&ENDPOINT_USABLE, true)] {
-        for (view, member, endpoint) in rows().take(ENDPOINT_SERIES_MAX) {
-            let addr = endpoint.addr.to_string();
-            let labels = [
-                ("service", view.service.name.as_str()),
-                ("member", member.state.name.as_str()),
-                ("endpoint", addr.as_str()),
-            ];
-            let value = if is_usable {
-                u32::from(endpoint.is_usable())
-            } else {
-                endpoint.inflight()
-            };
-            page.sample(family, &labels, None, value);
-        }
-    }
-    let omitted = rows().count().saturating_sub(ENDPOINT_SERIES_MAX);
-    page.sample(&ENDPOINTS_OMITTED, &[], None, omitted);
+    each_view(states, rows, move |view, (position, endpoint), page| {
+        let member = &view.members[position];
+        let endpoint = &member.endpoints[endpoint].state;
+        let addr = endpoint.addr.to_string();
+        let label = Some(("endpoint", addr.as_str()));
+        page.sample(family, &labels(view, member), label, value(endpoint));
+    })
+}
+
+fn omitted(states: &States) -> Section {
+    let states = states.clone();
+    Box::new(move |page| {
+        let views = states
+            .iter()
+            .filter_map(|state| state.upgrade()?.view().clone());
+        let endpoints = views.map(|view| {
+            let members = view.members.iter();
+            members.map(|member| member.endpoints.len()).sum::<usize>()
+        });
+        let omitted = endpoints.sum::<usize>().saturating_sub(ENDPOINT_SERIES_MAX);
+        page.sample(&ENDPOINTS_OMITTED, &[], None, omitted);
+        Progress::Done
+    })
 }
 
 fn state(verdict: Verdict) -> usize {

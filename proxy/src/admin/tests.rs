@@ -164,9 +164,7 @@ async fn the_metrics_page_has_states_shares_and_on_demand_endpoints() {
     let mut rig = Rig::new(TWO_SERVICES);
     rig.endpoint("t/a:p", 0)
         .change_flags(Flags::EJECTED, Flags::NONE);
-    let states: Vec<_> = rig.control.directory().services().cloned().collect();
-    let context = rig.context();
-    let text = page::write(&context, &states, false);
+    let text = rig.metrics_page(false);
     for line in [
         r#"fairlead_endpoints{service="t/a:p",member="m",state="ejected"} 1"#,
         r#"fairlead_endpoints{service="t/a:p",member="m",state="usable"} 1"#,
@@ -179,7 +177,7 @@ async fn the_metrics_page_has_states_shares_and_on_demand_endpoints() {
         );
     }
     assert!(!text.contains("fairlead_endpoint_usable"));
-    let text = page::write(&context, &states, true);
+    let text = rig.metrics_page(true);
     let line = r#"fairlead_endpoint_usable{service="t/a:p",member="m",endpoint="127.0.0.1:1"} 0"#;
     assert!(text.lines().any(|found| found == line), "{text}");
     assert!(text.contains("fairlead_endpoints_omitted 0"));
@@ -201,8 +199,7 @@ async fn series_of_endpoints_are_capped_and_the_rest_is_counted() {
         rows.join(", ")
     );
     let mut rig = Rig::new(&text);
-    let states: Vec<_> = rig.control.directory().services().cloned().collect();
-    let text = page::write(&rig.context(), &states, true);
+    let text = rig.metrics_page(true);
     let series = text
         .lines()
         .filter(|line| line.starts_with("fairlead_endpoint_usable{"));
@@ -217,9 +214,11 @@ async fn ready_says_what_is_waited_for_and_which_tasks_fail() {
     let token = context.readiness.wait_for("the first round of probes");
     let answer = answers::ready(&context);
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(&answer.body[..], b"not ready: the first round of probes\n");
+    assert_eq!(text(answer), "not ready: the first round of probes\n");
     drop(token);
-    assert_eq!(answers::ready(&context), Answer::text("ready\n"));
+    let answer = answers::ready(&context);
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(text(answer), "ready\n");
 }
 
 struct Rig {
@@ -276,7 +275,14 @@ impl Rig {
     fn text(&mut self, asked: Asked) -> String {
         let answer = self.ask(asked);
         assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
-        String::from_utf8(answer.body.to_vec()).unwrap()
+        text(answer)
+    }
+
+    fn metrics_page(&mut self, endpoints: bool) -> String {
+        let states = self.control.directory().services();
+        let states = states.map(Arc::downgrade).collect();
+        let parts: Vec<_> = page::parts(&self.context(), &states, endpoints).collect();
+        String::from_utf8(parts.concat()).unwrap()
     }
 
     fn json(&mut self, asked: Asked) -> Value {
@@ -300,6 +306,10 @@ impl Rig {
         let view = state.view().clone().unwrap();
         view.endpoints().nth(index).unwrap().1.state.clone()
     }
+}
+
+fn text(answer: Answer) -> String {
+    String::from_utf8(answer.body.whole().unwrap().to_vec()).unwrap()
 }
 
 fn query(pairs: &[(&str, &str)]) -> Request {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Bound,
     sync::{Arc, Weak},
 };
 
@@ -284,12 +285,16 @@ impl ServiceMetrics {
         fresh
     }
 
-    /// Every member that is still counted, by name.
-    pub fn members(&self) -> Vec<(MemberName, Arc<MemberMetrics>)> {
+    /// The members after `last` that are still counted, by name.
+    pub fn members_after(
+        &self,
+        last: Option<&MemberName>,
+    ) -> Vec<(MemberName, Arc<MemberMetrics>)> {
         let mut members = self.members.lock();
         members.retain(|_, member| member.strong_count() > 0);
+        let start = last.map_or(Bound::Unbounded, Bound::Excluded);
         members
-            .iter()
+            .range::<MemberName, _>((start, Bound::Unbounded))
             .filter_map(|(name, member)| Some((name.clone(), member.upgrade()?)))
             .collect()
     }

@@ -102,6 +102,16 @@ impl Process {
         }
     }
 
+    /// Resident memory that belongs to no file, in bytes.
+    pub(crate) fn anonymous(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(status).unwrap();
+        let mut lines = status.lines();
+        let line = lines.find_map(|line| line.strip_prefix("RssAnon:"));
+        let kilobytes = line.unwrap().split_whitespace().next().unwrap();
+        kilobytes.parse::<u64>().unwrap() * 1024
+    }
+
     pub(crate) fn fds(&self) -> usize {
         let folder = format!("/proc/{}/fd", self.child.id());
         std::fs::read_dir(Path::new(&folder)).unwrap().count()

@@ -52,16 +52,6 @@ fn applied(admin: SocketAddr) -> u64 {
     value.map_or(0, |value| value.parse().unwrap())
 }
 
-/// Resident memory that belongs to no file, in bytes.
-fn anonymous(process: &Process) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.child.id())).unwrap();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("RssAnon:"));
-    let kilobytes = line.unwrap().split_whitespace().next().unwrap();
-    kilobytes.parse::<u64>().unwrap() * 1024
-}
-
 #[test]
 fn ten_thousand_changes_under_a_thousand_sessions_keep_memory_flat() {
     let server = echo();
@@ -97,11 +87,11 @@ fn ten_thousand_changes_under_a_thousand_sessions_keep_memory_flat() {
         say(&mut sessions[some..some + 10], round);
         // A hundred endpoints came and a hundred went: two thousand changes by the tenth round.
         if round * CHANGES * 2 == 2000 {
-            early = anonymous(&process);
+            early = process.anonymous();
         }
     }
     say(&mut sessions, ROUNDS + 1);
-    let late = anonymous(&process);
+    let late = process.anonymous();
     assert!(early > 0, "it was looked at");
     assert!(
         late < early + SLACK,

@@ -1,4 +1,9 @@
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    net::TcpStream,
+};
 
 use super::*;
 
@@ -204,4 +209,95 @@ async fn pair() -> (TcpStream, TcpStream) {
         .await
         .unwrap();
     (client, listener.accept().await.unwrap().0)
+}
+
+/// Parts of [`PART`] bytes, as many as are asked for; what was made is counted, and whether it lives.
+fn endless(made: &Arc<AtomicUsize>) -> Pages {
+    let made = made.clone();
+    Pages::new().get("/long", "never ends", move |_| {
+        let made = made.clone();
+        let parts = std::iter::repeat_with(move || {
+            made.fetch_add(1, Relaxed);
+            Bytes::from(vec![b'x'; PART])
+        });
+        async move { Answer::parts("text/plain", Parts::new(parts)) }
+    })
+}
+
+async fn serve_endless(made: &Arc<AtomicUsize>) -> (DuplexStream, JoinSet<()>) {
+    let (mut client, server) = tokio::io::duplex(PART);
+    let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+    let mut serving = JoinSet::new();
+    serving.spawn(converse(server, Arc::new(endless(made)), true, place));
+    let request = b"GET /long HTTP/1.1\r\nhost: x\r\n\r\n";
+    client.write_all(request).await.unwrap();
+    (client, serving)
+}
+
+const PART: usize = 64 * 1024;
+
+#[tokio::test]
+async fn parts_are_made_as_they_are_read_and_no_sooner() {
+    let made = Arc::new(AtomicUsize::new(0));
+    let (mut client, _serving) = serve_endless(&made).await;
+    let mut taken = vec![0; PART];
+    for round in 1..=200 {
+        client.read_exact(&mut taken).await.unwrap();
+        // One in the pipe, one with the connection, one being made.
+        let made = made.load(Relaxed);
+        assert!(made <= round + 3, "{made} made, {round} taken");
+    }
+    let text = String::from_utf8(taken).unwrap();
+    assert!(text.contains("\r\n10000\r\n"), "in chunks of a part each");
+}
+
+#[tokio::test]
+async fn what_a_reader_leaves_unread_is_not_made() {
+    let made = Arc::new(AtomicUsize::new(0));
+    let (mut client, mut serving) = serve_endless(&made).await;
+    client.read_exact(&mut [0; 1000]).await.unwrap();
+    drop(client);
+    serving.join_next().await.unwrap().unwrap();
+    assert!(made.load(Relaxed) <= 3);
+    // The pages are gone with the connection; the last part may still be on its way out.
+    while Arc::strong_count(&made) > 1 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_takes_nothing_is_left() {
+    let (mut client, server) = tokio::io::duplex(10);
+    let mut server = Patient::new(server, STALL_TIMEOUT);
+    // Each pause is within its patience, all of them together are not.
+    for _ in 0..3 {
+        let reading = async {
+            tokio::time::sleep(STALL_TIMEOUT * 2 / 3).await;
+            client.read_exact(&mut [0; 12]).await.unwrap();
+        };
+        let (written, ()) = tokio::join!(server.write_all(&[b'x'; 12]), reading);
+        written.unwrap();
+    }
+    let before = tokio::time::Instant::now();
+    let error = server.write_all(&[b'x'; 100]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    assert_eq!(before.elapsed().as_secs(), STALL_TIMEOUT.as_secs());
+}
+
+#[tokio::test]
+async fn a_page_that_breaks_in_the_middle_ends_without_its_end() {
+    let pages = Pages::new().get("/broken", "", |_| async {
+        let parts = (0..3).map(|number| {
+            assert!(number < 2, "a page with a bug");
+            Bytes::from_static(b"part")
+        });
+        Answer::parts("text/plain", Parts::new(parts))
+    });
+    let (client, server) = pair().await;
+    let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+    let mut serving = JoinSet::new();
+    serving.spawn(converse(server, Arc::new(pages), true, place));
+    let answer = talk(client, "GET /broken HTTP/1.1\r\n", "").await;
+    assert!(answer.contains("part"), "{answer}");
+    assert!(!answer.ends_with("0\r\n\r\n"), "{answer}");
 }
