@@ -28,6 +28,7 @@ use fairlead_proxy::{
     control::{Control, Options},
     directory::Directory,
     metrics::Metrics,
+    sockets::Budget,
     tcp::Fleet,
 };
 use fairlead_runtime::clock::{Clock, Tick};
@@ -105,7 +106,7 @@ fn whole(services: u32, endpoints: u32) {
         let fleet = Fleet::new(1, metrics.clone(), clock.clone()).unwrap();
         let options = Options {
             seed: 1,
-            fd_budget: services as usize,
+            budget: Budget::of_files(2 * services as usize),
             ..Options::default()
         };
         let mut control = Control::new(fleet, clock, Sinks::new(1, metrics), options);

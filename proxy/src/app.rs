@@ -25,6 +25,7 @@ use crate::{
     health::io::Prober,
     metrics::{Metrics, ReloadResult},
     settings::{Flags, Settings},
+    sockets::Budget,
     source::{
         self, Refusal, RefusalKind,
         feed::{Feed, Source},
@@ -120,7 +121,7 @@ impl App {
         let seed = threads::seed();
         let options = Options {
             seed,
-            fd_budget: threads::listener_budget(),
+            budget: Budget::of_files(threads::files_max()),
             inherited,
         };
         let mut control = Control::new(fleet.clone(), clock.clone(), sinks, options);
@@ -477,7 +478,9 @@ fn apply_first(control: &mut Control, source: &Source) -> anyhow::Result<Vec<Pro
 /// Gauges that stay as they are.
 fn state_constants(metrics: &Metrics, clock: &Clock) {
     let process = &metrics.process;
-    process.fds_max.set(threads::files_max());
+    process
+        .fds_max
+        .set(i64::try_from(threads::files_max()).unwrap_or(i64::MAX));
     let started = unix_seconds(clock, clock.started());
     process.start_seconds.set(started);
 }

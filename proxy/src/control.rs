@@ -31,7 +31,7 @@ use crate::{
         verdict::{Cause, Verdict},
     },
     metrics::Metrics,
-    sockets::Bind,
+    sockets::{Bind, Budget},
     source::load::{self, Sample},
     tcp::{Fleet, FrozenFlow, Queues},
     udp::passing::FlowRow,
@@ -72,7 +72,7 @@ pub struct Options {
     /// Random bits that nobody outside knows.
     pub seed: u64,
     /// How many listening sockets there may be.
-    pub fd_budget: usize,
+    pub budget: Budget,
     /// What an earlier process left.
     pub inherited: Inheritance,
 }
@@ -93,7 +93,7 @@ impl Control {
     pub fn new(fleet: Arc<Fleet>, clock: Clock, sinks: Sinks, options: Options) -> Self {
         let Options {
             seed,
-            fd_budget,
+            budget,
             inherited,
         } = options;
         let metrics: Arc<Metrics> = fleet.metrics.clone();
@@ -102,7 +102,7 @@ impl Control {
             snapshot: Snapshot::default(),
             directory: Directory::new(seed),
             routes: Routes::new(metrics, sinks, seed),
-            listeners: Listeners::new(fleet.clone(), fd_budget, inherited),
+            listeners: Listeners::new(fleet.clone(), budget, inherited),
             leaving: Leaving::default(),
             drains: Drains::default(),
             names: Names::new(seed),

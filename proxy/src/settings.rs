@@ -145,6 +145,12 @@ SIGNALS
   SIGHUP           read the file again, and confirm a reload that removes most services
   SIGUSR2          start the binary on disk anew and hand everything over to it
 
+OPEN FILES
+  The hard limit (ulimit -Hn, LimitNOFILE=) is used whole. Listeners have at most five eighths of
+  it: one for each address, or one on each data thread while all are within a quarter. UDP flows
+  have at most a quarter. So an eighth is left for sessions in any case, at two files each. What
+  finds no place is refused, counted, and named where it is a frontend.
+
 A FIRST FILE
   services:
     - name: demo/echo:tcp

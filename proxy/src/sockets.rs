@@ -1,8 +1,10 @@
 //! Which sockets to listen on, and on which thread.
 //!
-//! [`plan`] is pure: addresses, threads and a budget of descriptors in, one [`Planned`] an address
+//! [`plan`] is pure: addresses, threads and a [`Budget`] of descriptors in, one [`Planned`] an address
 //! out. An address gets a listener on every thread (the kernel spreads connections over them)
-//! while the budget lasts; after that a single one, whose thread hands connections on. The
+//! while a quarter of the process's files lasts; after that a single one, whose thread hands
+//! connections on, up to five eighths. Flows have a quarter, so an eighth is left for sessions in any
+//! case: of 20,000 files, 12,500 for listeners, 5,000 for flows and 2,500 for sessions, two each. The
 //! [`io`] half binds.
 
 use std::{collections::BTreeMap, net::SocketAddr};
@@ -50,6 +52,17 @@ pub struct Plan {
     pub refused: Vec<(Bind, FrontendName)>,
 }
 
+/// How many listening sockets there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Budget {
+    /// In all, where addresses have one on every thread.
+    pub spread: usize,
+    /// In all, where an address has but one.
+    pub most: usize,
+    /// The limit of open files that this is a part of.
+    pub files: usize,
+}
+
 /// What is listened on already, which a plan leaves as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Held {
@@ -65,14 +78,15 @@ pub fn plan(
     asked: BTreeMap<Bind, FrontendName>,
     held: Held,
     threads: usize,
-    fd_budget: usize,
+    budget: Budget,
 ) -> Plan {
     // What is left over when each has one goes to the first ones.
-    let mut extra = fd_budget.saturating_sub(held.sockets + asked.len());
+    let mut extra = budget.spread.saturating_sub(held.sockets + asked.len());
     let per_spread = threads.max(1) - 1;
     let mut plan = Plan::default();
+    let mut room = budget.most.saturating_sub(held.sockets);
     for (place, (bind, asked_by)) in (held.addresses..).zip(asked) {
-        if place >= fd_budget {
+        if room == 0 {
             plan.refused.push((bind, asked_by));
             continue;
         }
@@ -82,10 +96,26 @@ pub fn plan(
         } else {
             Spread::One(place % threads.max(1))
         };
+        room = room.saturating_sub(spread.threads(threads).len());
         plan.binds.insert(bind, Planned { spread, asked_by });
     }
     plan
 }
+
+// === impl Budget ===
+
+impl Budget {
+    /// The part of a limit of open files.
+    pub const fn of_files(files: usize) -> Self {
+        Self {
+            spread: files / 4,
+            most: files / 8 * 5,
+            files,
+        }
+    }
+}
+
+// === impl Spread ===
 
 impl Spread {
     /// The threads, of `threads`.

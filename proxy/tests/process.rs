@@ -12,6 +12,8 @@ mod faults;
 mod flows;
 #[path = "process/harness.rs"]
 mod harness;
+#[path = "process/pressure.rs"]
+mod pressure;
 #[path = "process/reload.rs"]
 mod reload;
 #[path = "process/steady.rs"]
@@ -158,51 +160,6 @@ fn a_thousand_sessions_leave_no_descriptor_behind() {
         }
     }
     wait("the descriptors to be closed", || process.fds() <= before);
-}
-
-#[test]
-fn out_of_descriptors_it_sheds_the_newest_keeps_the_rest_and_recovers() {
-    let server = Server::echo();
-    let process = Process::start(&file("", &[server.addr]), &["--workers", "1"]);
-    exchange(&mut process.connect(), b"x").unwrap();
-    let limit = (process.fds() + 60).to_string();
-    let pid = process.child.id().to_string();
-    let limited = Command::new("prlimit")
-        .args(["--pid", &pid, &format!("--nofile={limit}:{limit}")])
-        .status();
-    if !limited.is_ok_and(|status| status.success()) {
-        println!("skipped: prlimit is not there or not allowed");
-        return;
-    }
-    let mut served: Vec<TcpStream> = Vec::new();
-    let mut shed = 0;
-    for _ in 0..100 {
-        let mut client = process.connect();
-        match exchange(&mut client, b"hello") {
-            Ok(_) => served.push(client),
-            Err(_) => shed += 1,
-        }
-    }
-    assert!(served.len() >= 20, "{} served", served.len());
-    assert!(shed >= 40, "{shed} shed");
-    let before = cpu_ticks(&process);
-    for client in &mut served {
-        assert_eq!(exchange(client, b"still").unwrap(), b"still");
-    }
-    let spent = cpu_ticks(&process) - before;
-    assert!(spent < 50, "spun for {spent} ticks");
-    served.clear();
-    wait("room for a new session", || {
-        exchange(&mut process.connect(), b"again").is_ok()
-    });
-}
-
-/// CPU time in hundredths of a second.
-fn cpu_ticks(process: &Process) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.child.id())).unwrap();
-    let after = stat.rsplit(") ").next().unwrap();
-    let fields: Vec<&str> = after.split(' ').collect();
-    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
 #[test]

@@ -3,7 +3,7 @@ use serde_json::Value;
 use super::*;
 use crate::control::Options;
 use crate::{
-    access_log::sink::Sinks, metrics::names::ENDPOINT_SERIES_MAX, registry::Flags,
+    access_log::sink::Sinks, metrics::names::ENDPOINT_SERIES_MAX, registry::Flags, sockets::Budget,
     source::RefusalKind, tcp::Fleet,
 };
 use fairlead_config::{snapshot, yaml};
@@ -236,7 +236,7 @@ impl Rig {
         let sinks = Sinks::new(1, metrics.clone());
         let options = Options {
             seed: 7,
-            fd_budget: 10,
+            budget: Budget::of_files(16),
             ..Options::default()
         };
         let mut rig = Self {

@@ -69,12 +69,10 @@ pub(super) fn seed() -> u64 {
 }
 
 /// How many files may be open.
-pub(super) fn files_max() -> i64 {
+pub(super) fn files_max() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    limit
-        .current
-        .and_then(|files| i64::try_from(files).ok())
-        .unwrap_or(i64::MAX)
+    let files = limit.current.map(usize::try_from);
+    files.and_then(Result::ok).unwrap_or(usize::MAX)
 }
 
 /// Raises the limit of open files as far as this process may.
@@ -87,12 +85,4 @@ pub(super) fn raise_file_limit() {
     if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised) {
         tracing::warn!(%error, current = limit.current, "the limit of open files stays as it is");
     }
-}
-
-/// How many listening sockets there may be: half of the open files that are allowed. Flows have a
-/// quarter, sessions what is left.
-pub(super) fn listener_budget() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let files = limit.current.unwrap_or(u64::MAX / 2);
-    usize::try_from(files / 2).unwrap_or(usize::MAX)
 }

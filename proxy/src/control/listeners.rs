@@ -12,7 +12,7 @@ use fairlead_runtime::clock::Tick;
 use super::closing::Closing;
 
 use crate::{
-    sockets::{Bind, Held, Planned, io, plan},
+    sockets::{Bind, Budget, Held, Planned, io, plan},
     sys::{
         handshake,
         tcp::{self, Liveness},
@@ -26,7 +26,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Listeners {
     fleet: Arc<Fleet>,
-    fd_budget: usize,
+    budget: Budget,
     bound: BTreeMap<Bind, Bound>,
     closing: Closing,
     /// Sockets of the bound addresses.
@@ -66,10 +66,10 @@ struct Listening {
 
 impl Listeners {
     /// None yet; `inherited` ones are used before new ones are bound.
-    pub(super) fn new(fleet: Arc<Fleet>, fd_budget: usize, inherited: Inheritance) -> Self {
+    pub(super) fn new(fleet: Arc<Fleet>, budget: Budget, inherited: Inheritance) -> Self {
         Self {
             fleet,
-            fd_budget,
+            budget,
             bound: BTreeMap::new(),
             closing: Closing::default(),
             sockets: 0,
@@ -115,7 +115,7 @@ impl Listeners {
         };
         let addrs = asked.iter();
         let addrs = addrs.map(|(bind, wanted)| (*bind, wanted.asked_by.clone()));
-        let plan = plan(addrs.collect(), held, self.fleet.threads(), self.fd_budget);
+        let plan = plan(addrs.collect(), held, self.fleet.threads(), self.budget);
         let mut problems = Vec::new();
         for (bind, planned) in &plan.binds {
             if let Err(error) = self.bind(*bind, planned, &asked[bind].liveness) {
@@ -125,10 +125,11 @@ impl Listeners {
             }
         }
         for (bind, asked_by) in &plan.refused {
+            let Budget { most, files, .. } = self.budget;
             let message = format!(
-                "{bind} is beyond the budget of {} listening sockets; raise the limit of open \
-                 files (ulimit -n) or use fewer ports",
-                self.fd_budget
+                "{bind} is beyond the {most} listening sockets that a limit of {files} open files \
+                 has room for beside sessions and flows; raise the hard limit (ulimit -Hn, \
+                 LimitNOFILE=) or use fewer ports"
             );
             problems.push(problem(asked_by.as_str(), message));
         }

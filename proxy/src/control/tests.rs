@@ -75,7 +75,7 @@ impl Rig {
         let fleet = Fleet::new(1, metrics.clone(), clock.clone()).unwrap();
         let options = Options {
             seed: 7,
-            fd_budget: 10,
+            budget: Budget::of_files(16),
             ..Options::default()
         };
         let control = Control::new(fleet, clock.clone(), Sinks::new(1, metrics), options);

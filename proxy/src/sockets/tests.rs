@@ -23,6 +23,15 @@ const NONE: Held = Held {
     sockets: 0,
 };
 
+/// As many sockets, spread or not.
+fn budget(sockets: usize) -> Budget {
+    Budget {
+        spread: sockets,
+        most: sockets,
+        files: 2 * sockets,
+    }
+}
+
 const LIVENESS: Liveness = Liveness {
     keepalive: None,
     user_timeout: None,
@@ -30,7 +39,7 @@ const LIVENESS: Liveness = Liveness {
 
 #[test]
 fn within_the_budget_each_address_has_a_socket_on_every_thread() {
-    let plan = plan(asked(&[("a", 80, 1), ("b", 100, 3)]), NONE, 4, 16);
+    let plan = plan(asked(&[("a", 80, 1), ("b", 100, 3)]), NONE, 4, budget(16));
     assert_eq!(plan.binds.len(), 4);
     assert!(
         plan.binds
@@ -42,7 +51,7 @@ fn within_the_budget_each_address_has_a_socket_on_every_thread() {
 
 #[test]
 fn beyond_the_budget_addresses_have_one_socket_and_threads_take_turns() {
-    let plan = plan(asked(&[("a", 100, 6)]), NONE, 4, 12);
+    let plan = plan(asked(&[("a", 100, 6)]), NONE, 4, budget(12));
     let spreads: Vec<_> = plan.binds.values().map(|planned| planned.spread).collect();
     let one = Spread::One;
     assert_eq!(
@@ -55,23 +64,56 @@ fn beyond_the_budget_addresses_have_one_socket_and_threads_take_turns() {
 
 #[test]
 fn what_not_even_one_socket_is_left_for_is_refused_by_name() {
-    let plan = plan(asked(&[("a", 100, 3)]), NONE, 4, 2);
+    let plan = plan(asked(&[("a", 100, 3)]), NONE, 4, budget(2));
     assert_eq!(plan.binds.len(), 2);
     assert_eq!(plan.refused[0].0.addr.port(), 102);
     assert_eq!(plan.refused[0].1.as_str(), "a");
 }
 
 #[test]
-fn what_is_held_counts_against_the_budget_and_one_more_has_one_socket_all_the_same() {
+fn what_is_held_counts_against_the_budget() {
     let spread = |addresses, sockets| {
         let held = Held { addresses, sockets };
-        let plan = plan(asked(&[("a", 80, 1)]), held, 4, 12);
+        let budget = Budget {
+            spread: 12,
+            most: 14,
+            files: 24,
+        };
+        let plan = plan(asked(&[("a", 80, 1)]), held, 4, budget);
         plan.binds.values().next().map(|planned| planned.spread)
     };
     assert_eq!(spread(2, 8), Some(Spread::Every));
     assert_eq!(spread(3, 9), Some(Spread::One(3)));
-    assert_eq!(spread(3, 12), Some(Spread::One(3)));
-    assert_eq!(spread(12, 12), None);
+    assert_eq!(spread(3, 12), Some(Spread::One(3)), "one more all the same");
+    assert_eq!(spread(3, 13), Some(Spread::One(3)));
+    assert_eq!(spread(3, 14), None);
+    assert_eq!(spread(14, 14), None);
+}
+
+#[test]
+fn ten_thousand_addresses_fit_into_twenty_thousand_files_and_leave_room_for_sessions() {
+    let budget = Budget::of_files(20_000);
+    for threads in [1, 8] {
+        let plan = plan(asked(&[("a", 2_000, 10_000)]), NONE, threads, budget);
+        assert_eq!((plan.binds.len(), plan.refused.len()), (10_000, 0));
+    }
+    // Whatever comes, and in whatever order: flows have a quarter, sessions an eighth.
+    for batch in [1, 700, 40_000] {
+        let (mut held, mut port) = (NONE, 1);
+        for _ in 0..40_000 / batch {
+            let asked = asked(&[("a", port, batch)]);
+            port += batch;
+            let plan = plan(asked, held, 8, budget);
+            held.addresses += plan.binds.len();
+            let sockets = plan
+                .binds
+                .values()
+                .map(|planned| planned.spread.threads(8).len());
+            held.sockets += sockets.sum::<usize>();
+        }
+        assert!(held.addresses > 8_000, "{held:?} in batches of {batch}");
+        assert!(held.sockets <= 12_500, "{held:?} in batches of {batch}");
+    }
 }
 
 fn taken(protocol: Protocol, addr: SocketAddr) -> String {

@@ -33,9 +33,14 @@ impl Process {
 
     /// Starts another process with the same file.
     pub(crate) fn spawn(&self, program: &Path, arguments: &[&str]) -> Child {
+        let path = self.path();
+        let config = ["--config", path.to_str().unwrap()];
+        self.run(program, &[&config, arguments].concat())
+    }
+
+    /// Runs any program, which tells what it does where the others do.
+    pub(crate) fn run(&self, program: &Path, arguments: &[&str]) -> Child {
         Command::new(program)
-            .arg("--config")
-            .arg(self.path())
             .args(arguments)
             .stderr(Stdio::from(self.log()))
             .spawn()

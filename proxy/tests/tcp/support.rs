@@ -16,6 +16,7 @@ use fairlead_proxy::{
     access_log::{Reason, sink::Sinks},
     control::{Applied, Control, Options},
     metrics::{MemberMetrics, Metrics, ServiceMetrics},
+    sockets::Budget,
     tcp::Fleet,
 };
 use fairlead_runtime::clock::Clock;
@@ -43,7 +44,7 @@ impl Proxy {
         let sinks = Sinks::new(workers, metrics.clone());
         let options = Options {
             seed: 7,
-            fd_budget: 1000,
+            budget: Budget::of_files(2000),
             ..Options::default()
         };
         let control = Control::new(fleet.clone(), clock, sinks, options);
