@@ -21,9 +21,12 @@
 //! an endpoint still answers reaches the client meanwhile.
 //!
 //! Limits: a thread has a fixed number of flows, its part of a quarter of the process's file
-//! descriptors. At that limit the oldest flow that no endpoint has answered goes first, then the
-//! one that is idle for longest, if for more than a second; failing that the newcomer's datagram is
-//! dropped. So a flood of made-up sources costs memory of known size and no flow that works.
+//! descriptors. At that limit an eighth of them may wait for their first answer, so that the answer
+//! to a new flow finds it: as long as no more do, the flow that is idle for longest makes room, if
+//! for more than a second, and otherwise the oldest that waits. Where none waits and none is idle,
+//! the newcomer's datagram is dropped. So a flood of made-up sources costs memory of known size and,
+//! of the flows that work, at most an eighth of the table, the idle ones; their next datagram opens
+//! them anew.
 
 pub mod flow;
 pub mod flows;

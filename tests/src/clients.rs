@@ -47,6 +47,8 @@ pub struct Answer {
     pub ended: Instant,
     /// Who answered, or what went wrong.
     pub by: Result<String, String>,
+    /// Datagrams that were lost before the one that was answered.
+    pub lost: usize,
 }
 
 /// Who answers one line over a new connection.
@@ -63,12 +65,16 @@ pub enum Loss {
     SentAgain,
 }
 
+/// What came of a datagram of a new flow.
+struct Heard {
+    member: String,
+    from: SocketAddr,
+    /// Datagrams that nobody answered before.
+    lost: usize,
+}
+
 /// Who answers a datagram of a new flow from `from`.
-pub async fn ask_udp(
-    from: Ipv4Addr,
-    addr: SocketAddr,
-    loss: Loss,
-) -> io::Result<(String, SocketAddr)> {
+async fn ask_udp(from: Ipv4Addr, addr: SocketAddr, loss: Loss) -> io::Result<Heard> {
     let socket = UdpSocket::bind((from, 0)).await?;
     socket.connect(addr).await?;
     let mut buffer = [0; 256];
@@ -76,11 +82,15 @@ pub async fn ask_udp(
         Loss::Fails => (1, PATIENCE),
         Loss::SentAgain => (DATAGRAMS, FLOW_PATIENCE),
     };
-    for _ in 0..datagrams {
-        socket.send(b"hello").await?;
+    for number in 0..datagrams {
+        socket.send(format!("hello {number}").as_bytes()).await?;
         if let Ok(received) = timeout(patience, socket.recv(&mut buffer)).await {
             let text = String::from_utf8_lossy(&buffer[..received?]).into_owned();
-            return Ok((member(&text)?, socket.local_addr()?));
+            return Ok(Heard {
+                member: member(&text)?,
+                from: socket.local_addr()?,
+                lost: number_of(&text)?,
+            });
         }
     }
     let from = socket.local_addr()?;
@@ -116,11 +126,11 @@ pub async fn count_udp(addr: SocketAddr, count: usize) -> anyhow::Result<Counts>
     let mut counts = Counts::new();
     while used.len() < count {
         let host = u8::try_from(used.len() / 250 % 200)? + 2;
-        let (member, from) = ask_udp(Ipv4Addr::new(127, 0, 1, host), addr, Loss::SentAgain)
+        let heard = ask_udp(Ipv4Addr::new(127, 0, 1, host), addr, Loss::Fails)
             .await
             .context("a flow failed")?;
-        if used.insert(from) {
-            *counts.entry(member).or_default() += 1;
+        if used.insert(heard.from) {
+            *counts.entry(heard.member).or_default() += 1;
         }
     }
     Ok(counts)
@@ -155,39 +165,70 @@ impl Session {
 impl Load {
     /// Starts clients of the TCP endpoint.
     pub fn tcp(addr: SocketAddr) -> Self {
-        Self::start(move || ask_tcp(addr))
+        Self::start(move || async move { Ok((ask_tcp(addr).await?, 0)) })
     }
 
     /// Starts clients of the UDP endpoint. A flow from a port that was used a moment ago is an old
     /// flow; the kernel's choice makes that rare.
     pub fn udp(addr: SocketAddr, loss: Loss) -> Self {
         let from = Ipv4Addr::new(127, 0, 2, 2);
-        Self::start(move || async move { Ok(ask_udp(from, addr, loss).await?.0) })
+        Self::start(move || async move {
+            let heard = ask_udp(from, addr, loss).await?;
+            Ok((heard.member, heard.lost))
+        })
+    }
+
+    /// Starts clients of the UDP endpoint with one long flow each, that ask [`AT_ONCE`] questions at a
+    /// time and send none again.
+    pub async fn flows(addr: SocketAddr) -> io::Result<Self> {
+        let mut load = Self::new();
+        for _ in 0..CLIENTS {
+            let socket = UdpSocket::bind((Ipv4Addr::new(127, 0, 3, 3), 0)).await?;
+            socket.connect(addr).await?;
+            let (stop, log) = (load.stop.clone(), load.log.clone());
+            load.tasks.spawn(async move {
+                let mut first = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let answers = ask_at_once(&socket, first).await;
+                    log.lock().extend(answers);
+                    first += AT_ONCE;
+                }
+            });
+        }
+        Ok(load)
+    }
+
+    fn new() -> Self {
+        Self {
+            stop: Arc::default(),
+            log: Arc::default(),
+            tasks: JoinSet::new(),
+        }
     }
 
     fn start<A, F>(ask: A) -> Self
     where
         A: Fn() -> F + Clone + Send + 'static,
-        F: Future<Output = io::Result<String>> + Send,
+        F: Future<Output = io::Result<(String, usize)>> + Send,
     {
-        let (stop, log) = (Arc::new(AtomicBool::new(false)), Arc::default());
-        let mut tasks = JoinSet::new();
+        let mut load = Self::new();
         for _ in 0..CLIENTS {
-            let (stop, log, ask) = (
-                stop.clone(),
-                Arc::<Mutex<Vec<Answer>>>::clone(&log),
-                ask.clone(),
-            );
-            tasks.spawn(async move {
+            let (stop, log, ask) = (load.stop.clone(), load.log.clone(), ask.clone());
+            load.tasks.spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
                     let began = Instant::now();
-                    let by = ask().await.map_err(|error| error.to_string());
-                    let ended = Instant::now();
-                    log.lock().push(Answer { began, ended, by });
+                    let outcome = ask().await.map_err(|error| error.to_string());
+                    let lost = outcome.as_ref().map_or(0, |(_, lost)| *lost);
+                    log.lock().push(Answer {
+                        began,
+                        ended: Instant::now(),
+                        by: outcome.map(|(member, _)| member),
+                        lost,
+                    });
                 }
             });
         }
-        Self { stop, log, tasks }
+        load
     }
 
     /// What came of all requests so far.
@@ -209,6 +250,57 @@ pub fn failures(answers: &[Answer]) -> Vec<&str> {
     failed.map(String::as_str).collect()
 }
 
+/// Sends [`AT_ONCE`] numbered questions and waits for the answer to each.
+async fn ask_at_once(socket: &UdpSocket, first: usize) -> Vec<Answer> {
+    let began = Instant::now();
+    let mut missing: BTreeSet<usize> = (first..first + AT_ONCE).collect();
+    let mut answers = Vec::new();
+    let outcome = timeout(PATIENCE, async {
+        for number in &missing.clone() {
+            socket.send(format!("hello {number}").as_bytes()).await?;
+            // Others have their turn in between.
+            tokio::task::yield_now().await;
+        }
+        let mut buffer = [0; 256];
+        while !missing.is_empty() {
+            let count = socket.recv(&mut buffer).await?;
+            let text = String::from_utf8_lossy(&buffer[..count]).into_owned();
+            if missing.remove(&number_of(&text)?) {
+                answers.push(Answer {
+                    began,
+                    ended: Instant::now(),
+                    by: Ok(member(&text)?),
+                    lost: 0,
+                });
+            }
+        }
+        io::Result::Ok(())
+    })
+    .await;
+    let why = match outcome {
+        Ok(Ok(())) => return answers,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "no answer".to_owned(),
+    };
+    answers.extend(missing.into_iter().map(|number| Answer {
+        began,
+        ended: Instant::now(),
+        by: Err(format!(
+            "question {number} of {:?}: {why}",
+            socket.local_addr()
+        )),
+        lost: 0,
+    }));
+    answers
+}
+
+/// The number at the end of an answer to a numbered question.
+fn number_of(answer: &str) -> io::Result<usize> {
+    let word = answer.trim_end().rsplit(' ').next();
+    word.and_then(|word| word.parse().ok())
+        .ok_or_else(|| io::Error::other(format!("{answer:?} has no number")))
+}
+
 fn member(answer: &str) -> io::Result<String> {
     let word = answer.split(' ').next().filter(|word| !word.is_empty());
     word.map(str::to_owned)
@@ -217,7 +309,9 @@ fn member(answer: &str) -> io::Result<String> {
 
 /// At a time.
 pub const CLIENTS: usize = 8;
-/// A datagram may be lost, with its endpoint or in a full buffer.
+/// Questions of a long flow that wait for their answers together.
+const AT_ONCE: usize = 4;
+/// A datagram may be lost with its endpoint.
 const DATAGRAMS: usize = 5;
 const FLOW_PATIENCE: Duration = Duration::from_secs(4);
 /// A request that takes longer has failed.

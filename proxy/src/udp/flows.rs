@@ -322,7 +322,8 @@ impl<W: World> Flows<W> {
         let permit = world.admit(&service, ends, now)?;
         let home = world.pick(&service, ends, None, now)?;
         if self.table.len() >= self.flows_max {
-            let victim = self.table.victim(EVICTABLE_AFTER, now);
+            let waiting = self.flows_max / WAITING_PART;
+            let victim = self.table.victim(waiting, EVICTABLE_AFTER, now);
             let victim = victim.ok_or(DatagramDrop::TableFull)?;
             self.close(victim, Reason::Evicted, closed);
         }
@@ -415,5 +416,8 @@ fn settle<W: World>(
 
 /// How stale a flow's part in the counters may be.
 pub const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+/// One flow in so many may wait for its first answer in a full table; so an answer that is under way
+/// finds its flow, and a flood takes no more than that from flows that work.
+pub const WAITING_PART: usize = 8;
 /// A flow that was answered and was idle for less is never evicted.
 pub const EVICTABLE_AFTER: Duration = Duration::from_secs(1);

@@ -2,7 +2,8 @@
 //!
 //! Two queues order them: those that no endpoint has answered, oldest first; and the others, by
 //! when they were last known to be active. The second is kept lazily, so that a datagram costs it
-//! nothing: a flow that turns out to have been active since it was queued goes to the back.
+//! nothing: a flow that turns out to have been active since it was queued goes to the back, and is
+//! taken only if nobody who was looked at is idle for longer.
 //! Everything is O(1); only a new flow may allocate.
 
 use std::time::Duration;
@@ -46,6 +47,7 @@ struct Entry<W: World> {
 struct Queue {
     front: Option<Key>,
     back: Option<Key>,
+    len: usize,
 }
 
 // === impl Table ===
@@ -118,26 +120,14 @@ impl<W: World> Table<W> {
         }
     }
 
-    /// Who has to go when there is no room: the oldest unanswered flow, else one that has been idle
-    /// for `idle`, as far as [`LOOKS`] looks find one.
-    pub(super) fn victim(&mut self, idle: Duration, now: Tick) -> Option<Key> {
-        if self.fresh.front.is_some() {
+    /// Who has to go when there is no room. As long as no more than `waiting` flows wait for their
+    /// first answer, that is the one that is idle for longest, if for `idle`; else, and beyond, the
+    /// oldest that waits.
+    pub(super) fn victim(&mut self, waiting: usize, idle: Duration, now: Tick) -> Option<Key> {
+        if self.fresh.len > waiting {
             return self.fresh.front;
         }
-        for _ in 0..LOOKS {
-            let key = self.proven.front?;
-            let entry = self.slab.get_mut(key)?;
-            if entry.flow.active <= entry.queued {
-                return (now - entry.queued >= idle).then_some(key);
-            }
-            let active = entry.flow.active;
-            if now - active >= idle {
-                return Some(key);
-            }
-            self.unlink(key);
-            self.push(key, active.min(now));
-        }
-        None
+        self.idlest(idle, now).or(self.fresh.front)
     }
 
     /// Any flow; for taking the table apart.
@@ -172,6 +162,26 @@ impl<W: World> Table<W> {
         self.wheel.wait(now)
     }
 
+    /// The answered flow that is idle for longest and for `idle`, as far as [`LOOKS`] looks find it.
+    fn idlest(&mut self, idle: Duration, now: Tick) -> Option<Key> {
+        let mut idlest: Option<(Tick, Key)> = None;
+        for _ in 0..LOOKS {
+            let Some(key) = self.proven.front else { break };
+            let entry = self.slab.get_mut(key).expect("queues link live flows");
+            let (active, queued) = (entry.flow.active, entry.queued);
+            if idlest.is_none_or(|(other, _)| active < other) {
+                idlest = Some((active, key));
+            }
+            if active <= queued {
+                break;
+            }
+            self.unlink(key);
+            self.push(key, active);
+        }
+        let (active, key) = idlest?;
+        (now - active >= idle).then_some(key)
+    }
+
     /// Puts an unlinked flow at the back of the queue it belongs to.
     fn push(&mut self, key: Key, queued: Tick) {
         let Some(entry) = self.slab.get_mut(key) else {
@@ -182,6 +192,7 @@ impl<W: World> Table<W> {
         } else {
             &mut self.fresh
         };
+        queue.len += 1;
         entry.queued = queued;
         entry.next = None;
         entry.previous = queue.back.replace(key);
@@ -204,6 +215,7 @@ impl<W: World> Table<W> {
         } else {
             &mut self.fresh
         };
+        queue.len -= 1;
         match previous.and_then(|previous| self.slab.get_mut(previous)) {
             Some(previous) => previous.next = next,
             None => queue.front = next,
@@ -221,6 +233,7 @@ impl<W: World> Table<W> {
         let mut linked = 0;
         for (queue, answered) in [(self.fresh, false), (self.proven, true)] {
             let (mut previous, mut at) = (None, queue.front);
+            let before = linked;
             while let Some(key) = at {
                 let entry = self.slab.get(key).expect("queues link live flows");
                 assert_eq!(entry.flow.answered, answered);
@@ -231,6 +244,7 @@ impl<W: World> Table<W> {
                 linked += 1;
             }
             assert_eq!(queue.back, previous);
+            assert_eq!(queue.len, linked - before);
         }
         assert_eq!(linked, self.slab.len());
     }

@@ -13,7 +13,7 @@ use fairlead_runtime::clock::Tick;
 
 use super::{
     flow::{Closed, Ends, Load, Standing},
-    flows::{EVICTABLE_AFTER, Flows, Patience, Verdict, World},
+    flows::{EVICTABLE_AFTER, Flows, Patience, Verdict, WAITING_PART, World},
 };
 use crate::{access_log::Reason, metrics::DatagramDrop};
 
@@ -319,6 +319,64 @@ fn with_answered_flows_only_the_one_idle_for_longest_goes_but_no_active_one() {
     bench.echo(3);
     bench.send(4);
     assert_eq!(bench.reasons(), [(2, Reason::Evicted)]);
+}
+
+#[test]
+fn an_answer_under_way_finds_its_flow_however_many_newcomers_there_are() {
+    let mut bench = Bench::new(100, 2);
+    for client in 1000..1100 {
+        bench.echo(client);
+    }
+    bench.pass(EVICTABLE_AFTER);
+    let asked: Vec<_> = (1..=100 / WAITING_PART as u16)
+        .map(|client| match bench.send(client) {
+            Verdict::Open(key) => (key, client),
+            verdict => panic!("{verdict:?}"),
+        })
+        .collect();
+    for client in 2000..2080 {
+        bench.echo(client);
+    }
+    for (key, client) in asked {
+        let answer = bench.flows.answer(key, ONE, bench.now);
+        assert_eq!(answer, Some((ends(client), true)));
+    }
+}
+
+#[test]
+fn a_flow_that_was_asked_a_second_ago_stays_while_others_are_idle_for_longer() {
+    let mut bench = Bench::new(16, 1);
+    for client in 0..16 {
+        bench.echo(client);
+    }
+    bench.pass(EVICTABLE_AFTER);
+    // The first in the queue, and not idle for as long as those behind it.
+    bench.send(0);
+    bench.pass(EVICTABLE_AFTER);
+    for client in 100..108 {
+        bench.echo(client);
+    }
+    let evicted: Vec<_> = bench
+        .reasons()
+        .into_iter()
+        .map(|(client, _)| client)
+        .collect();
+    assert_eq!(evicted, [1, 2, 3, 4, 5, 6, 7, 8]);
+}
+
+#[test]
+fn a_flood_takes_no_more_than_its_part_from_flows_that_are_idle() {
+    let mut bench = Bench::new(160, 2);
+    for client in 1..161 {
+        bench.echo(client);
+    }
+    bench.pass(2 * EVICTABLE_AFTER);
+    for source in 1000..11_000 {
+        bench.send(source);
+    }
+    let all = bench.reasons();
+    let working = all.iter().filter(|(client, _)| *client < 1000).count();
+    assert_eq!(working, 160 / WAITING_PART + 1);
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod leave;
 mod real;
 mod roll;
 mod start;
+mod strict;
 mod traffic;
 
 use real::{Clusters, OnReal};

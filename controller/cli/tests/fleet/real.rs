@@ -266,17 +266,27 @@ async fn serve(member: &str, ips: &[Ipv4Addr]) -> anyhow::Result<JoinSet<()>> {
         let listener = TcpListener::bind((*ip, PORT)).await?;
         tasks.spawn(accept(listener, name.clone()));
         let socket = UdpSocket::bind((*ip, PORT)).await?;
-        tasks.spawn(async move {
-            let mut buffer = [0; 1024];
-            loop {
-                let Ok((_, from)) = socket.recv_from(&mut buffer).await else {
-                    continue;
-                };
-                drop(socket.send_to(name.as_bytes(), from).await);
-            }
-        });
+        tasks.spawn(answer_datagrams(socket, name, || {}));
     }
     Ok(tasks)
+}
+
+/// Answers each datagram, and tells of it.
+pub(crate) async fn answer_datagrams(socket: UdpSocket, name: String, heard: impl Fn()) {
+    let mut buffer = [0; 1024];
+    loop {
+        // An ICMP error of an earlier answer is no reason to stop.
+        let Ok((count, from)) = socket.recv_from(&mut buffer).await else {
+            continue;
+        };
+        heard();
+        let text = String::from_utf8_lossy(&buffer[..count]);
+        drop(
+            socket
+                .send_to(format!("{name} {text}").as_bytes(), from)
+                .await,
+        );
+    }
 }
 
 /// Sessions end with their pod.

@@ -1,10 +1,9 @@
 //! Endpoints that are replaced one by one, as a rollout does.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use anyhow::ensure;
 use fairlead_tests::{
-    clients::{Load, failures},
     fleet::{self, Fleet},
     wait,
 };
@@ -13,18 +12,23 @@ use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams},
 };
+use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    task::JoinSet,
+    time::Instant,
+};
 
 use crate::{
     Stage, program,
-    real::{PORT, accept, run_pod},
-    same,
+    real::{PORT, accept, answer_datagrams, run_pod},
+    strict::Strict,
 };
 
 pub(crate) async fn endpoints_roll_one_by_one_and_no_client_notices() -> anyhow::Result<()> {
     let fleet = Fleet::start(program(), &["--members", "2"]).await?;
-    let load = Load::tcp(fleet.ready.endpoint.tcp);
+    let clients = Strict::start(&fleet).await?;
     let client = fleet.member("member-1").await?;
     let slices = Api::<EndpointSlice>::namespaced(client, "demo");
     let slice = slices.get("echo").await?;
@@ -48,16 +52,15 @@ pub(crate) async fn endpoints_roll_one_by_one_and_no_client_notices() -> anyhow:
         wait_for(&fleet, &format!("{started}:{port}"), true).await?;
         replace(&slices, &endpoints).await?;
         wait_for(&fleet, &format!("{leaving}:{port}"), false).await?;
-        // Only now does the process end.
-        drop(ended);
+        Pod::end(ended).await?;
     }
-    nobody_noticed(load).await
+    nobody_noticed(clients, &fleet).await
 }
 
 /// On a real cluster: pods come and go, and the slices are its own controller's.
 pub(crate) async fn pods_roll_one_by_one_and_no_client_notices(stage: Stage) -> anyhow::Result<()> {
     let fleet = stage.fleet().await?;
-    let load = Load::tcp(fleet.ready.endpoint.tcp);
+    let clients = Strict::start(&fleet).await?;
     let pods =
         Api::<k8s_openapi::api::core::v1::Pod>::namespaced(fleet.member("member-1").await?, "demo");
     // The servers of the first two go on until the fleet ends.
@@ -78,24 +81,28 @@ pub(crate) async fn pods_roll_one_by_one_and_no_client_notices(stage: Stage) -> 
         pods.delete(&leaving, &DeleteParams::default().grace_period(0))
             .await?;
         wait_for(&fleet, &format!("{address}:{PORT}"), false).await?;
-        // Only now does the process end.
-        drop(ended);
+        Pod::end(ended).await?;
     }
-    nobody_noticed(load).await
+    nobody_noticed(clients, &fleet).await
 }
 
 /// Every client was answered, and some of them by new pods.
-async fn nobody_noticed(load: Load) -> anyhow::Result<()> {
-    let answers = load.stop().await;
-    same!(failures(&answers), [""; 0]);
-    let mut by = answers.iter().map(|answer| answer.by.as_deref());
-    ensure!(by.any(|by| by == Ok("rolled")), "no new pod answered");
+async fn nobody_noticed(clients: Strict, fleet: &Fleet) -> anyhow::Result<()> {
+    for (kind, answers) in clients.stop(fleet).await? {
+        let mut by = answers.iter().map(|answer| answer.by.as_deref());
+        ensure!(
+            by.any(|by| by == Ok("rolled")),
+            "no new pod answered {kind}"
+        );
+    }
     Ok(())
 }
 
-/// A pod's server; it ends when this is dropped.
+/// A pod's servers; they end when this is dropped.
 struct Pod {
     ip: String,
+    /// When the last datagram came.
+    heard: Arc<Mutex<Instant>>,
     _tasks: JoinSet<()>,
 }
 
@@ -104,10 +111,26 @@ impl Pod {
         let listener = TcpListener::bind((ip, port)).await?;
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, "rolled pod".to_owned()));
+        let socket = UdpSocket::bind((ip, port)).await?;
+        let heard = Arc::new(Mutex::new(Instant::now()));
+        let clock = heard.clone();
+        let hear = move || *clock.lock() = Instant::now();
+        tasks.spawn(answer_datagrams(socket, "rolled pod".to_owned(), hear));
         Ok(Self {
             ip: ip.to_string(),
+            heard,
             _tasks: tasks,
         })
+    }
+
+    /// Ends it as a cluster does that gives pods time: once nothing comes any more.
+    async fn end(pod: Option<Self>) -> anyhow::Result<()> {
+        let Some(pod) = pod else { return Ok(()) };
+        wait::until(&format!("no more datagrams to {}", pod.ip), async || {
+            let silent = pod.heard.lock().elapsed();
+            Ok((silent > QUIET).then_some(()).ok_or(silent))
+        })
+        .await
     }
 }
 
@@ -136,3 +159,6 @@ async fn wait_for(fleet: &Fleet, address: &str, there: bool) -> anyhow::Result<(
     })
     .await
 }
+
+/// A pod that was not asked for so long has answered everything.
+const QUIET: Duration = Duration::from_secs(1);

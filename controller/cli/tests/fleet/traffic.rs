@@ -16,7 +16,7 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::{Stage, program, same, start::weigh};
+use crate::{Stage, program, same, start::weigh, strict::Strict};
 
 pub(crate) async fn all_members_answer_tcp_and_udp_in_equal_shares(
     stage: Stage,
@@ -85,8 +85,8 @@ pub(crate) async fn a_drain_waits_for_sessions_and_fails_no_client(
     stage: Stage,
 ) -> anyhow::Result<()> {
     let fleet = stage.fleet().await?;
-    let endpoint = fleet.ready.endpoint;
-    let load = Load::tcp(endpoint.tcp);
+    let clients = Strict::start(&fleet).await?;
+    let load = &clients.tcp;
     let mut held = session_on(&fleet, "member-1").await?;
     let flow = flow_on(&fleet, "member-1").await?;
 
@@ -102,7 +102,7 @@ pub(crate) async fn a_drain_waits_for_sessions_and_fails_no_client(
     // The session lives on, and nobody new comes.
     same!(held.ask().await?, "member-1");
     let since = Instant::now();
-    enough(&load, since).await?;
+    enough(load, since).await?;
     let strangers = by(&load.answers(), "member-1")
         .filter(|answer| answer.began >= since)
         .count();
@@ -132,7 +132,7 @@ pub(crate) async fn a_drain_waits_for_sessions_and_fails_no_client(
         Ok(found.then_some(()).ok_or("not yet"))
     })
     .await?;
-    same!(failures(&load.stop().await), [""; 0]);
+    clients.stop(&fleet).await?;
     Ok(())
 }
 
@@ -149,18 +149,15 @@ pub(crate) async fn a_drain_of_nobody_is_refused(stage: Stage) -> anyhow::Result
 
 pub(crate) async fn a_restart_of_the_hub_fails_no_client(stage: Stage) -> anyhow::Result<()> {
     let mut fleet = stage.fleet().await?;
-    let load = Load::tcp(fleet.ready.endpoint.tcp);
-    let flows = Load::udp(fleet.ready.endpoint.udp, Loss::Fails);
-    enough(&load, Instant::now()).await?;
+    let clients = Strict::start(&fleet).await?;
+    enough(&clients.tcp, Instant::now()).await?;
     fleet.say("restart hub", "the hub runs again").await?;
     // It leads again: what changes in a member arrives.
     weigh(fleet.member("member-2").await?, 0).await?;
     wait_for_weight(&fleet, "member-2", 0.0).await?;
     let since = Instant::now();
-    enough(&load, since).await?;
-    let answers = load.stop().await;
-    same!(failures(&answers), [""; 0]);
-    same!(failures(&flows.stop().await), [""; 0]);
+    enough(&clients.tcp, since).await?;
+    let [(_, answers), ..] = clients.stop(&fleet).await?;
     let late = by(&answers, "member-2").filter(|answer| answer.began >= since);
     same!(late.count(), 0);
     Ok(())
@@ -243,6 +240,9 @@ impl Loads {
             let failed = answers.iter().filter(|answer| answer.by.is_err());
             let failed: Vec<_> = failed.filter(later).collect();
             ensure!(failed.is_empty(), "{kind}: {failed:?}");
+            let lost = answers.iter().filter(|answer| answer.lost > 0);
+            let lost: Vec<_> = lost.filter(later).collect();
+            ensure!(lost.is_empty(), "{kind}: asked in vain first: {lost:?}");
             let last = by(&answers, member)
                 .map(|answer| answer.began.max(gone) - gone)
                 .max();

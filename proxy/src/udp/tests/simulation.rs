@@ -382,19 +382,15 @@ impl Simulation {
 
     fn check_victim(&self, ends: &Ends) {
         let victim = &self.shadow[ends];
-        let oldest = self
-            .shadow
-            .values()
-            .filter(|flow| !flow.answered)
-            .map(|flow| flow.opened)
-            .min();
-        match oldest {
-            Some(oldest) => assert_eq!(victim.opened, oldest, "{}", self.place()),
-            None => assert!(
-                self.bench.now - victim.active >= EVICTABLE_AFTER,
-                "{}",
-                self.place()
-            ),
+        let waiting = || self.shadow.values().filter(|flow| !flow.answered);
+        if victim.answered {
+            let idle = self.bench.now - victim.active;
+            assert!(idle >= EVICTABLE_AFTER, "{}", self.place());
+            let max = self.flows_max() / WAITING_PART;
+            assert!(waiting().count() <= max, "{}", self.place());
+        } else {
+            let oldest = waiting().map(|flow| flow.opened).min();
+            assert_eq!(Some(victim.opened), oldest, "{}", self.place());
         }
     }
 
