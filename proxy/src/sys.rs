@@ -20,3 +20,6 @@ pub mod pipe;
 pub mod poll;
 pub mod tcp;
 pub mod wake;
+
+#[cfg(test)]
+pub(crate) mod faults;

@@ -58,6 +58,9 @@ pub(crate) mod slab;
 pub(crate) mod wheel;
 mod worker;
 
+#[cfg(test)]
+mod tests;
+
 use handoff::Loads;
 use mailbox::Mailbox;
 use route::RouteTable;

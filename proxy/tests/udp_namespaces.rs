@@ -136,6 +136,7 @@ fn inside_flood() {
     let front = "10.99.0.1:5000".parse().unwrap();
     let known = client("10.99.0.2".parse().unwrap());
     assert!(ask(&known, front, b"before").is_some());
+    let before = held();
     let sources = u32::try_from(files).unwrap().min(40_000);
     for source in 0..sources {
         let ip = Ipv4Addr::from(0x0a64_0000 + source);
@@ -159,6 +160,103 @@ fn inside_flood() {
     let came = sum(&page, "fairlead_flows_opened_total{");
     assert!(came > files / 4, "{came} flows came");
     assert!(turned_away >= came - flows, "each that went was counted");
+    wait("the flood to be forgotten", || {
+        ask(&known, front, b"still").is_some() && held() == before
+    });
+}
+
+/// Files, tasks and flows; looked at until two looks agree, for the last question's connection and
+/// a session's end take a moment.
+fn held() -> [u64; 3] {
+    let look = || {
+        let page = metrics();
+        let flows = sum(&page, "fairlead_thread_flows{");
+        [
+            value(&page, "fairlead_fds_open"),
+            value(&page, "fairlead_control_tasks"),
+            flows,
+        ]
+    };
+    let mut last = look();
+    wait("it to be at rest", || {
+        let page = metrics();
+        let busy = ["sessions", "stragglers", "pipes"];
+        let busy = busy.map(|what| sum(&page, &format!("fairlead_thread_{what}{{")));
+        let now = look();
+        let is_settled = now == last && busy == [0; 3];
+        last = now;
+        is_settled
+    });
+    last
+}
+
+#[test]
+fn peers_that_vanish_are_noticed_and_leave_nothing_behind() {
+    Stage::play(
+        "inside_vanishing",
+        &format!("{}{VANISHING}", config("", "0.0.0.0:5000", &[ECHO_V4])),
+    );
+}
+
+#[test]
+#[ignore = "runs inside a namespace, started by the test above"]
+fn inside_vanishing() {
+    for number in 0..2 {
+        ip(&[
+            "addr",
+            "add",
+            &format!("10.99.0.{}/32", 4 + number),
+            "dev",
+            "b0",
+        ]);
+    }
+    let _echo = Echo::start();
+    keep_sessions();
+    let session = |from: [u8; 4]| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.unwrap();
+        let from = SocketAddr::from((from, 0));
+        socket.bind(&from.into()).unwrap();
+        let front: SocketAddr = "10.99.0.1:5001".parse().unwrap();
+        socket.connect(&front.into()).unwrap();
+        let mut session = TcpStream::from(socket);
+        session.set_read_timeout(Some(PATIENCE)).unwrap();
+        session.write_all(b"x").unwrap();
+        session.read_exact(&mut [0]).unwrap();
+        session
+    };
+    drop(session([10, 99, 0, 2]));
+    let before = held();
+    // Clients at one address, an endpoint at another one; then both hosts are gone without a word.
+    let live: Vec<_> = (0..40).map(|_| session([10, 99, 0, 5])).collect();
+    let mut stays = session([10, 99, 0, 2]);
+    for number in 0..2 {
+        ip(&[
+            "addr",
+            "del",
+            &format!("10.99.0.{}/32", 4 + number),
+            "dev",
+            "b0",
+        ]);
+    }
+    let closed = |reason: &str| {
+        let page = metrics();
+        let mut lines = page.lines().filter(|line| {
+            line.starts_with("fairlead_sessions_closed_total{") && line.contains(reason)
+        });
+        lines.any(|line| !line.ends_with(" 0"))
+    };
+    wait("the clients to be missed", || closed("client-unreachable"));
+    wait("their sessions to end", || {
+        sum(&metrics(), "fairlead_thread_sessions{") <= 1
+    });
+    // It was at the endpoint that stays, or it has been reset.
+    if stays.write_all(b"y").is_ok() {
+        stays.read_exact(&mut [0]).ok();
+    }
+    drop(stays);
+    wait("nothing to be left", || held() == before);
+    drop(live);
 }
 
 #[test]
@@ -220,6 +318,24 @@ fn serve_sessions() {
             // Whoever has gone wants no answer.
             stream.read_exact(&mut byte).ok();
             stream.write_all(&byte).ok();
+        }
+    });
+}
+
+/// Answers each byte until its client has finished.
+fn keep_sessions() {
+    let server = TcpListener::bind("0.0.0.0:7000").unwrap();
+    std::thread::spawn(move || {
+        for stream in server.incoming() {
+            std::thread::spawn(move || {
+                let mut stream = stream.unwrap();
+                let mut byte = [0];
+                while let Ok(1) = stream.read(&mut byte) {
+                    if stream.write_all(&byte).is_err() {
+                        return;
+                    }
+                }
+            });
         }
     });
 }
@@ -474,10 +590,23 @@ fn ip(arguments: &[&str]) {
 const FLOODED: &str = r#"
   - name: t/q:p
     frontends: [ { protocol: udp, address: "0.0.0.0:5002" } ]
+    policy: { timeouts: { udpIdle: 15s } }
     tiers: [ { members: [ { name: m, endpoints: [ { address: "10.99.0.2:7001" } ] } ] } ]
   - name: t/s:p
     frontends: [ { protocol: tcp, address: "0.0.0.0:5001" } ]
     tiers: [ { members: [ { name: m, endpoints: [ { address: "10.99.0.2:7000" } ] } ] } ]
+"#;
+/// A service of two hosts, which are missed soon.
+const VANISHING: &str = r#"
+  - name: t/v:p
+    frontends: [ { protocol: tcp, address: "0.0.0.0:5001" } ]
+    policy:
+      balancer: round-robin
+      keepalive: { idle: 1s, interval: 1s, probes: 2 }
+    tiers:
+      - members:
+          - name: m
+            endpoints: [ { address: "10.99.0.2:7000" }, { address: "10.99.0.4:7000" } ]
 "#;
 /// A service of two hosts.
 const HOLE: &str = r#"

@@ -40,6 +40,10 @@ pub(super) fn parts(context: &Context, states: &States, endpoints: bool) -> Part
     process
         .task_restarts
         .add(restarts.saturating_sub(process.task_restarts.value()));
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        let tasks = runtime.metrics().num_alive_tasks();
+        process.tasks.set(tasks.try_into().unwrap_or(i64::MAX));
+    }
 
     let mut sections: Vec<Section> = vec![Box::new(write_build)];
     sections.extend(context.metrics.sections());

@@ -49,9 +49,13 @@ impl Failure {
             libc::ECONNREFUSED | libc::ECONNRESET | libc::ECONNABORTED => Self::Refused,
             libc::ETIMEDOUT => Self::TimedOut,
             libc::EADDRNOTAVAIL | libc::EADDRINUSE | libc::EAGAIN => Self::OutOfPorts,
-            libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EPERM => {
-                Self::OutOfResources
-            }
+            // ENOSPC is epoll's word for fs.epoll.max_user_watches.
+            libc::EMFILE
+            | libc::ENFILE
+            | libc::ENOBUFS
+            | libc::ENOMEM
+            | libc::ENOSPC
+            | libc::EPERM => Self::OutOfResources,
             _ => Self::Unreachable,
         }
     }

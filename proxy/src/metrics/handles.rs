@@ -49,6 +49,8 @@ pub struct ProcessMetrics {
     pub probes_failed: Counter,
     /// File descriptors that may be open.
     pub fds_max: Gauge,
+    /// Tasks of the control thread; brought up to date for each scrape.
+    pub tasks: Gauge,
 }
 
 /// What is known of the control plane; all 0 where a file configures the proxy.
@@ -100,6 +102,8 @@ pub struct ThreadMetrics {
     pub bytes_spliced: Counter,
     /// Pipes in the pool or on loan.
     pub pipes: Gauge,
+    /// Connects that lost their race and have no answer yet.
+    pub stragglers: Gauge,
     /// Receive calls for datagrams that brought some.
     pub receive_batches: Counter,
     /// Send calls for datagrams.

@@ -155,6 +155,8 @@ pub const PROCESS: &[Series<ProcessMetrics>] = table! {
         by "result" = "passed" => |cells| cells.probes_passed;
     counter("fairlead_probes_total", "Health probes that ended, by result."),
         by "result" = "failed" => |cells| cells.probes_failed;
+    gauge("fairlead_control_tasks", "Tasks of the control thread that live, the one that answers this included.")
+        => |cells| &cells.tasks;
     gauge("fairlead_fds_limit", "File descriptors that the process may have open.") => |cells| &cells.fds_max;
 };
 
@@ -198,6 +200,8 @@ pub const THREAD: &[Series<ThreadMetrics>] = table! {
     counter("fairlead_relay_bytes_total", "Bytes relayed, by how."),
         by "mode" = "splice" => |cells| cells.bytes_spliced;
     gauge("fairlead_thread_pipes", "Pipes that a data thread owns.") => |cells| &cells.pipes;
+    gauge("fairlead_thread_stragglers", "Connects of a data thread that lost their race and have no answer yet.")
+        => |cells| &cells.stragglers;
     counter("fairlead_datagram_batches_total", "System calls that moved datagrams, by direction."),
         by "direction" = "receive" => |cells| cells.receive_batches;
     counter("fairlead_datagram_batches_total", "System calls that moved datagrams, by direction."),

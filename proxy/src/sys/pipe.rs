@@ -21,6 +21,8 @@ impl Pipe {
     /// A pipe of `capacity` bytes, or of the size that the kernel allows: it shrinks pipes of a
     /// user who holds more than `fs.pipe-user-pages-soft` to two pages.
     pub fn new(capacity: usize) -> io::Result<Self> {
+        #[cfg(test)]
+        super::faults::check(super::faults::Call::Pipe)?;
         let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let granted = fcntl_setpipe_size(&write, capacity).or_else(|_| fcntl_getpipe_size(&write));
         Ok(Self {

@@ -55,6 +55,8 @@ impl Poller {
 
     /// Adds a descriptor. What is ready already is told at the next wait.
     pub fn add(&self, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
+        #[cfg(test)]
+        super::faults::check(super::faults::Call::Watch)?;
         let data = EventData::new_u64(token);
         Ok(epoll::add(&self.epoll, fd, data, interest.flags())?)
     }

@@ -15,8 +15,13 @@ use rustix::{
     },
 };
 
+#[cfg(test)]
+use super::faults;
+
 /// Accepts a client, not blocking, with its address.
 pub fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, SocketAddr)> {
+    #[cfg(test)]
+    faults::check(faults::Call::Accept)?;
     let (fd, addr) = acceptfrom_with(listener, FLAGS)?;
     let addr = addr.ok_or(Errno::CONNABORTED)?;
     Ok((fd, SocketAddr::try_from(addr)?))
@@ -33,6 +38,8 @@ pub fn connect(addr: &SocketAddr) -> io::Result<OwnedFd> {
         SocketAddr::V4(_) => AddressFamily::INET,
         SocketAddr::V6(_) => AddressFamily::INET6,
     };
+    #[cfg(test)]
+    faults::check(faults::Call::Socket)?;
     let socket = socket_with(family, SocketType::STREAM, FLAGS, None)?;
     match rustix::net::connect(&socket, addr) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),

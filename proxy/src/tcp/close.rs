@@ -171,7 +171,7 @@ pub(crate) fn reason_of_give_up(give_up: GiveUp, fault: Option<Fault>) -> Reason
 pub(crate) fn fault_of(errno: i32) -> Option<Fault> {
     match errno {
         libc::EMFILE | libc::ENFILE => Some(Fault::Fds),
-        libc::ENOMEM | libc::ENOBUFS => Some(Fault::Memory),
+        libc::ENOMEM | libc::ENOBUFS | libc::ENOSPC => Some(Fault::Memory),
         libc::EADDRNOTAVAIL | libc::EADDRINUSE | libc::EAGAIN => Some(Fault::Ports),
         libc::EPERM | libc::EACCES => Some(Fault::Permission),
         _ => None,

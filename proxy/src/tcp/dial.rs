@@ -263,7 +263,10 @@ impl Worker {
                 .poller
                 .change(&straggler.socket, token, Interest::ReadWrite);
             match changed {
-                Ok(()) => self.straggler_wheel.arm(key.index, wake),
+                Ok(()) => {
+                    self.straggler_wheel.arm(key.index, wake);
+                    self.thread().stragglers.inc();
+                }
                 Err(_) => drop(self.stragglers.remove(key)),
             }
         }
@@ -326,6 +329,7 @@ impl Worker {
         if let Some(outcome) = outcome {
             self.report_outcome(&loser.live, outcome);
         }
+        self.thread().stragglers.dec();
         tcp::reset(socket);
     }
 

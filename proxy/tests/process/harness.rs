@@ -54,6 +54,12 @@ impl Process {
         options.create(true).append(true).open(path).unwrap()
     }
 
+    /// What they told so far.
+    pub(crate) fn told(&self) -> String {
+        let path = self.folder.path().join("stderr");
+        std::fs::read_to_string(path).unwrap_or_default()
+    }
+
     pub(crate) fn path(&self) -> PathBuf {
         self.folder.path().join("proxy.yaml")
     }

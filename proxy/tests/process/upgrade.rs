@@ -197,6 +197,93 @@ fn a_new_binary_that_crashes_or_hangs_up_leaves_the_old_one_serving() {
     exchange(&mut process.connect(), b"served by the successor").unwrap();
 }
 
+/// The last step of a successor that gets as far as its last batch.
+const LAST: u32 = u32::MAX;
+
+/// What a new binary does in a hand-over, up to `step`; then it leaves a mark and crashes.
+#[tokio::test]
+#[ignore = "a new binary that crashes, started by the test below"]
+async fn crash_at_a_step() {
+    let step: u32 = std::env::var("CRASH_AT").unwrap().parse().unwrap();
+    let reached = |at: u32| {
+        if at == step {
+            std::fs::write(std::env::var("CRASH_MARK").unwrap(), at.to_string()).unwrap();
+            std::process::abort();
+        }
+    };
+    let channel = Channel::from_parent().unwrap().unwrap();
+    reached(0);
+    channel.send(&Message::hello(), &[]).await.unwrap();
+    reached(1);
+    let (begun, _) = channel.receive(PATIENCE, "begun").await.unwrap();
+    let Message::Begin { batches, .. } = begun else {
+        panic!("{begun:?}");
+    };
+    assert!(batches > 1, "sockets, and what was learned");
+    reached(2);
+    for batch in 0..batches {
+        let _held = channel.receive(PATIENCE, "sent").await.unwrap();
+        reached(3 + 2 * batch);
+        channel.send(&Message::Taken { batch }, &[]).await.unwrap();
+        reached(4 + 2 * batch);
+    }
+    reached(LAST);
+}
+
+#[test]
+fn a_new_binary_that_crashes_at_any_step_leaves_the_old_one_serving() {
+    let server = Server::echo();
+    let folder = tempfile::tempdir().unwrap();
+    let program = copied(folder.path());
+    let mut process = Process::start(&file("", &[server.addr]), &[]);
+    process.child.kill().unwrap();
+    process.child.wait().unwrap();
+    process.child = process.spawn(&program, &["--workers", "1"]);
+    wait("the frontend", || {
+        std::net::TcpStream::connect(process.front).is_ok()
+    });
+    let test = std::env::current_exe().unwrap();
+    let mark = folder.path().join("mark");
+    let mut long = process.connect();
+    let failed = Load::during(process.front, |load| {
+        load.wait_for(50);
+        // Hello, begin, two batches each taken or not, and then all of it.
+        for step in (0..=6).chain([LAST]) {
+            let script = format!(
+                "#!/bin/sh\nCRASH_AT={step} CRASH_MARK={} exec {} --exact upgrade::crash_at_a_step --ignored\n",
+                mark.display(),
+                test.display()
+            );
+            replace(&program, &script);
+            wait("it to get so far", || {
+                process.signal("USR2");
+                load.wait_for(20);
+                mark.exists()
+            });
+            let reached = std::fs::read_to_string(&mark).unwrap();
+            assert_eq!(reached, step.to_string());
+            wait("it to be gone", || child_of(&process).is_none());
+            std::fs::remove_file(&mark).unwrap();
+            exchange(&mut long, b"still the old one").unwrap();
+            load.wait_for(20);
+        }
+        // One that starts, and then doesn't understand the file of today.
+        let fresh = folder.path().join("fresh");
+        std::fs::copy(PROGRAM, &fresh).unwrap();
+        std::fs::rename(&fresh, &program).unwrap();
+        process.write("services: [ { name: broken } ]");
+        process.signal("USR2");
+        wait("it to say so", || {
+            process
+                .told()
+                .contains("ended before it had started to accept")
+        });
+        load.wait_for(20);
+    });
+    assert_eq!(failed, 0);
+    assert!(process.child.try_wait().unwrap().is_none(), "it serves on");
+}
+
 /// Two proxies on one port: the second one must say no.
 fn own_port_conflict_is_expected(mut second: Child) {
     let mut status = None;
