@@ -19,7 +19,7 @@ mod news;
 mod pages;
 mod relayed;
 pub mod reports;
-pub(crate) mod server;
+mod server;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -55,13 +55,14 @@ use crate::{
     join::{ApiServer, io::Registrar},
     leader,
     plan::Report,
+    stream::io::port::{Tls, tls_config},
     world::Settings,
 };
 use engine::{Command, Engine, Outputs};
 use events::Announcer;
 use forward::Forwarder;
 use reports::Reports;
-use server::{Server, Tls};
+use server::Server;
 use streams::Streams;
 
 /// How a hub is run.
@@ -543,7 +544,7 @@ fn serving(
     let key = authority::io::key().map_err(failed)?;
     let now = crate::time::timestamp(&config.clock);
     let certificate = authority.sign_server(&names, &key, now).map_err(failed)?;
-    server::tls_config(&certificate, &key.serialize_pem(), &authority.bundle())
+    tls_config(&certificate, &key.serialize_pem(), &authority.bundle())
         .map_err(HubError::Certificate)
 }
 

@@ -23,7 +23,9 @@ use serde_json::Value;
 pub use builtin::{builtin, definition, kinds as builtin_kinds};
 pub(crate) use builtin::{builtin_name, raw};
 pub use decode::Decoded;
+pub(crate) use decode::found as go_type;
 pub use json::{ParsedJson, parse_json};
+pub(crate) use json::{text, texts};
 pub(crate) use strings::is_format_known;
 
 /// A node: a type, its children, and how values of it merge.

@@ -1,33 +1,17 @@
 //! The hub's one port: streams, joining, and tokens, over TLS.
-//!
-//! Clients may show a certificate; what needs one says so. The serving certificate and the trusted
-//! bundle are replaced while the port stays open.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fairlead_config::xds::service::{AggregatedServer, LoadReportingServer};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
-    service::TowerToHyperService,
-};
-use parking_lot::RwLock;
-use rustls::{
-    RootCertStore, ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::WebPkiClientVerifier,
-};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{body::Body, codegen::Service};
 
@@ -38,6 +22,7 @@ use crate::{
         self, JoinRequest, Refusal,
         io::{Registrar, RequestError},
     },
+    stream::io::port::{self, Door, Guest, Tls},
 };
 
 /// What a connection is answered with.
@@ -48,9 +33,6 @@ pub(super) struct Server {
     pub(super) registrar: Option<Arc<Registrar>>,
     pub(super) metrics: Metrics,
 }
-
-/// The TLS settings in force; replaced by rotation.
-pub(super) type Tls = Arc<RwLock<Arc<ServerConfig>>>;
 
 /// Who a client certificate stands for.
 #[derive(Debug, Clone, Default)]
@@ -67,20 +49,11 @@ pub(super) async fn run(
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let door = Door::new(listener, CONNECTIONS_MAX);
     loop {
-        let slot = Arc::clone(&slots).acquire_owned().await;
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let Guest { socket, peer, slot } = tokio::select! {
+            guest = door.next() => guest,
             () = stop.cancelled() => return,
-        };
-        let (socket, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "a connection was not accepted");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
         };
         let (server, tls, stop) = (server.clone(), tls.clone(), stop.clone());
         tasks.spawn(async move {
@@ -93,54 +66,12 @@ pub(super) async fn run(
     }
 }
 
-/// TLS settings for this certificate and bundle.
-pub(crate) fn tls_config(
-    certificate: &str,
-    key: &str,
-    bundle: &str,
-) -> Result<Arc<ServerConfig>, String> {
-    let parse = |pem: &str| -> Result<Vec<CertificateDer<'static>>, String> {
-        let all = CertificateDer::pem_slice_iter(pem.as_bytes());
-        all.collect::<Result<_, _>>()
-            .map_err(|error| error.to_string())
-    };
-    let mut roots = RootCertStore::empty();
-    for root in parse(bundle)? {
-        roots.add(root).map_err(|error| error.to_string())?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-        .allow_unauthenticated()
-        .build()
-        .map_err(|error| error.to_string())?;
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| error.to_string())?;
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_client_cert_verifier(clients)
-        .with_single_cert(parse(certificate)?, key)
-        .map_err(|error| error.to_string())?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
-}
-
 async fn connection(socket: TcpStream, peer: SocketAddr, tls: Option<Tls>, server: Server) {
-    drop(socket.set_nodelay(true));
     let Some(tls) = tls else {
         return serve(socket, server, Peer::default()).await;
     };
-    let acceptor = TlsAcceptor::from(Arc::clone(&tls.read()));
-    let accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await;
-    let stream = match accepted {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            tracing::debug!(%peer, %error, "a TLS handshake failed");
-            return;
-        }
-        Err(_) => {
-            tracing::debug!(%peer, "a TLS handshake took too long");
-            return;
-        }
+    let Some(stream) = port::greet(socket, peer, &tls).await else {
+        return;
     };
     let certificates = stream.get_ref().1.peer_certificates();
     let certificate = certificates.and_then(|all| all.first());
@@ -155,23 +86,8 @@ async fn serve<S>(stream: S, server: Server, peer: Peer)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = tower::service_fn(move |request: Request<Incoming>| {
-        let (server, peer) = (server.clone(), peer.clone());
-        async move { Ok::<_, Infallible>(answer(request, server, peer).await) }
-    });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http2()
-        .keep_alive_interval(Some(KEEPALIVE))
-        .keep_alive_timeout(KEEPALIVE)
-        .timer(hyper_util::rt::TokioTimer::new())
-        .max_concurrent_streams(64);
-    let served = builder
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(error, "a connection ended");
-    }
+    let answer = move |request| answer(request, server.clone(), peer.clone());
+    port::serve(stream, STREAMS_MAX, answer).await;
 }
 
 async fn answer(mut request: Request<Incoming>, server: Server, peer: Peer) -> Response<Body> {
@@ -212,7 +128,7 @@ async fn identity(
     server: &Server,
 ) -> Response<Body> {
     let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
-    let body = match tokio::time::timeout(HANDSHAKE_TIMEOUT, body).await {
+    let body = match tokio::time::timeout(BODY_TIMEOUT, body).await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(_)) => {
             return text(
@@ -333,6 +249,6 @@ fn respond(status: StatusCode, kind: &'static str, bytes: Vec<u8>) -> Response<B
 const CONNECTIONS_MAX: usize = 16_384;
 /// A request is a certificate request and little more.
 const BODY_BYTES_MAX: usize = 64 * 1024;
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A peer that is gone without a word is noticed after two of these.
-const KEEPALIVE: Duration = Duration::from_secs(15);
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection's streams and requests at a time.
+const STREAMS_MAX: u32 = 64;

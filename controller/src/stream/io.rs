@@ -3,6 +3,8 @@
 //!
 //! What is said, and what becomes of what is heard, is for a [`Configure`] or a [`TakeReports`].
 
+pub(crate) mod port;
+
 use std::{ops::ControlFlow, pin::pin, time::Duration};
 
 use fairlead_api::proxy::Refusal;

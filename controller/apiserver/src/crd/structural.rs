@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::schema::{Checks, Kind, ListKind, Pattern, Properties, Schema};
+use crate::schema::{Checks, Kind, ListKind, Pattern, Properties, Schema, text, texts};
 
 /// The schema of a whole custom resource: its own fields, and apiVersion, kind and metadata, which every object has.
 /// Without a schema all fields are kept.
@@ -186,17 +186,4 @@ fn pattern(text: &str) -> Option<Pattern> {
         text: text.into(),
         regex,
     })
-}
-
-fn text<'a>(node: &'a Map<String, Value>, key: &str) -> &'a str {
-    node.get(key).and_then(Value::as_str).unwrap_or_default()
-}
-
-fn texts(node: &Map<String, Value>, key: &str) -> Vec<Box<str>> {
-    let list = node.get(key).and_then(Value::as_array);
-    list.into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .map(Box::from)
-        .collect()
 }

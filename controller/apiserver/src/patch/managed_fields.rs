@@ -110,11 +110,10 @@ fn settled_owner(
     let (modified, added) = (&changed.modified.children, &changed.added.children);
     let mut mine = None;
     for (at, entry) in entries.as_array()?.iter().enumerate() {
-        let text = |key: &str| entry.get(key).and_then(Value::as_str).unwrap_or_default();
-        let own = text("manager") == writer.manager
-            && text("operation") == Operation::Update.name()
-            && text("apiVersion") == writer.api_version
-            && text("subresource") == writer.subresource;
+        let own = text(entry, "manager") == writer.manager
+            && text(entry, "operation") == Operation::Update.name()
+            && text(entry, "apiVersion") == writer.api_version
+            && text(entry, "subresource") == writer.subresource;
         let fields = entry.get("fieldsV1")?;
         if own {
             let owns = modified.is_within(fields) && added.is_within(fields);
@@ -134,15 +133,9 @@ fn refresh(entries: &mut Value, at: usize, now: &str) {
     let mut entry = list.remove(at);
     entry["time"] = Value::String(now.to_owned());
     let order = |entry: &Value| {
-        let text = |key: &str| {
-            entry
-                .get(key)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned()
-        };
         // "Apply" sorts before "Update" as the operations do.
-        ["operation", "time", "manager", "apiVersion", "subresource"].map(text)
+        ["operation", "time", "manager", "apiVersion", "subresource"]
+            .map(|key| text(entry, key).to_owned())
     };
     let wanted = order(&entry);
     let place = list
@@ -402,6 +395,10 @@ const UPDATERS_MAX: usize = 10;
 
 // === impl Entry ===
 
+fn text<'a>(entry: &'a Value, key: &str) -> &'a str {
+    entry.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
 impl Entry {
     pub(crate) fn of_writer(writer: Writer<'_>, operation: Operation, fields: FieldSet) -> Self {
         let manager = if writer.manager.is_empty() {
@@ -420,13 +417,7 @@ impl Entry {
     }
 
     fn decode(entry: &Value) -> Option<Self> {
-        let text = |key: &str| {
-            entry
-                .get(key)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned()
-        };
+        let text = |key: &str| text(entry, key).to_owned();
         let operation = match entry.get("operation").and_then(Value::as_str) {
             Some("Apply") => Operation::Apply,
             Some("Update") => Operation::Update,

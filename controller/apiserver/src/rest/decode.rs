@@ -203,18 +203,6 @@ pub(super) fn parse_protobuf(body: &[u8]) -> Result<Value, ApiError> {
     protobuf::decode(body).map_err(|error| ApiError::bad_request(error.to_string()))
 }
 
-/// What Go's decoder calls a value that it didn't expect.
-pub(super) fn go_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
-}
-
 fn text(object: &Map<String, Value>, key: &str) -> Option<String> {
     object
         .get(key)

@@ -5,13 +5,13 @@ use http::Response;
 use serde_json::{Value, json};
 
 use super::Request;
-use super::decode::{FieldValidation, go_type, joined, parse_json, parse_yaml_leniently};
+use super::decode::{FieldValidation, joined, parse_json, parse_yaml_leniently};
 use super::update::Edited;
 use crate::clock::rfc3339;
 use crate::error::{ApiError, Cause};
 use crate::http::{Body, ContentType, options_invalid};
 use crate::patch::{self, ApplyError, JsonPatchError, StrategicError};
-use crate::schema;
+use crate::schema::{self, go_type};
 
 const CUSTOM_PATCH_TYPES: &[&str] = &[
     "application/json-patch+json",

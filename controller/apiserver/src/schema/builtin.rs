@@ -12,7 +12,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 
 use serde_json::{Map, Value};
 
-use super::{Kind, ListKind, Properties, Schema, StrategicKeys};
+use super::{Kind, ListKind, Properties, Schema, StrategicKeys, text, texts};
 
 /// The schema of a built-in kind; `group` is empty for the core group.
 pub fn builtin(group: &str, version: &str, kind: &str) -> Option<Arc<Schema>> {
@@ -182,19 +182,6 @@ fn kind(letter: Option<&str>) -> Kind {
         Some("Q") => Kind::Quantity,
         _ => Kind::Any,
     }
-}
-
-fn text<'a>(node: &'a Map<String, Value>, key: &str) -> &'a str {
-    node.get(key).and_then(Value::as_str).unwrap_or_default()
-}
-
-fn texts(node: &Map<String, Value>, key: &str) -> Vec<Box<str>> {
-    let list = node.get(key).and_then(Value::as_array);
-    list.into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .map(Box::from)
-        .collect()
 }
 
 static TEXT: &str = include_str!("../../schemas/builtin.tsv");

@@ -237,7 +237,8 @@ fn mismatch(found: &str, schema: &Schema, path: &Path<'_>, owner: &str) -> Strin
     format!("json: cannot unmarshal {found} into Go struct field {owner}.{fields} of type {wanted}")
 }
 
-fn found(value: &Value) -> &'static str {
+/// What Go's decoder calls a value that it didn't expect.
+pub(crate) fn found(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "bool",

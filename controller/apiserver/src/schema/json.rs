@@ -25,6 +25,21 @@ impl ParsedJson {
     }
 }
 
+/// A field's text; empty for none.
+pub(crate) fn text<'a>(node: &'a Map<String, Value>, key: &str) -> &'a str {
+    node.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A field's list of texts.
+pub(crate) fn texts(node: &Map<String, Value>, key: &str) -> Vec<Box<str>> {
+    let list = node.get(key).and_then(Value::as_array);
+    list.into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(Box::from)
+        .collect()
+}
+
 /// Parses a whole body. Errors carry serde_json's line and column. Depth is limited by the parser (128).
 pub fn parse_json(bytes: &[u8]) -> Result<ParsedJson, serde_json::Error> {
     let duplicates = RefCell::new(Vec::new());

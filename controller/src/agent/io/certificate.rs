@@ -25,12 +25,10 @@ use tokio::fs;
 use super::{REQUEST_TIMEOUT, disk, port::Port};
 use crate::{
     authority::{self, Authority},
-    hub::server::tls_config,
-    manifests, time,
+    manifests,
+    stream::io::port::{Tls, tls_config},
+    time,
 };
-
-/// The TLS settings in force; replaced by renewal.
-pub(super) type Tls = Arc<RwLock<Arc<ServerConfig>>>;
 
 /// The certificate of the port.
 pub(super) struct Certificate {

@@ -1,33 +1,24 @@
 //! The port where the member's own proxies connect, over TLS.
 
-use std::{convert::Infallible, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use fairlead_config::xds::service::{AggregatedServer, LoadReportingServer};
 use fairlead_runtime::tasks::TaskError;
-use http::Request;
+use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
-    service::TowerToHyperService,
-};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::watch,
     task::JoinSet,
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
-use tonic::codegen::Service;
+use tonic::{body::Body, codegen::Service};
 
-use super::{
-    AgentConfig,
-    certificate::{self, Certificate},
-    relay::Relay,
-    reports::Upward,
-    uplink::Shared,
+use super::{AgentConfig, certificate::Certificate, relay::Relay, reports::Upward, uplink::Shared};
+use crate::{
+    hub::{access::Access, events::Announcer},
+    stream::io::port::{self, Door, Guest, Tls},
 };
-use crate::hub::{access::Access, events::Announcer};
 
 /// Where the member's proxies connect.
 #[derive(Debug, Clone)]
@@ -68,70 +59,37 @@ pub(super) async fn run(
     };
     let local = port.publish.then(|| config.local.clone());
     let mut keeping = std::pin::pin!(certificate.keep(local));
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let door = Door::new(listener, CONNECTIONS_MAX);
     let mut connections = JoinSet::new();
     loop {
-        let slot = Arc::clone(&slots).acquire_owned().await?;
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let Guest { socket, peer, slot } = tokio::select! {
+            guest = door.next() => guest,
             Some(_) = connections.join_next() => continue,
             () = &mut keeping => return Err("the certificate is not kept any more".into()),
         };
-        match accepted {
-            Ok((socket, _)) => {
-                let (relay, tls) = (relay.clone(), tls.clone());
-                connections.spawn(async move {
-                    let _slot = slot;
-                    connection(socket, relay, tls).await;
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a connection was not accepted");
-                tokio::time::sleep(ACCEPT_AGAIN).await;
-            }
-        }
+        let (relay, tls) = (relay.clone(), tls.clone());
+        connections.spawn(async move {
+            let _slot = slot;
+            connection(socket, peer, relay, tls).await;
+        });
     }
 }
 
-async fn connection(socket: TcpStream, relay: Relay, tls: certificate::Tls) {
-    drop(socket.set_nodelay(true));
-    let acceptor = TlsAcceptor::from(Arc::clone(&tls.read()));
-    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "a TLS handshake failed");
-            return;
-        }
-        Err(_) => {
-            tracing::debug!("a TLS handshake took too long");
-            return;
-        }
-    };
-    let service = tower::service_fn(move |request: Request<Incoming>| {
-        let relay = Arc::new(relay.clone());
-        async move {
-            let reports = request.uri().path().starts_with(REPORTS_PATH);
-            let Ok(response) = match reports {
-                true => LoadReportingServer::new(relay).call(request).await,
-                false => AggregatedServer::new(relay).call(request).await,
-            };
-            Ok::<_, Infallible>(response)
-        }
-    });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http2()
-        .keep_alive_interval(Some(KEEPALIVE))
-        .keep_alive_timeout(KEEPALIVE)
-        .timer(hyper_util::rt::TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX);
-    let io = TokioIo::new(stream);
-    if let Err(error) = builder
-        .serve_connection(io, TowerToHyperService::new(service))
-        .await
-    {
-        tracing::debug!(error, "a proxy's connection ended");
+async fn connection(socket: TcpStream, peer: SocketAddr, relay: Relay, tls: Tls) {
+    if let Some(stream) = port::greet(socket, peer, &tls).await {
+        let answer = move |request| answer(request, relay.clone());
+        port::serve(stream, STREAMS_MAX, answer).await;
     }
+}
+
+async fn answer(request: Request<Incoming>, relay: Relay) -> Response<Body> {
+    let relay = Arc::new(relay);
+    let reports = request.uri().path().starts_with(REPORTS_PATH);
+    let Ok(response) = match reports {
+        true => LoadReportingServer::new(relay).call(request).await,
+        false => AggregatedServer::new(relay).call(request).await,
+    };
+    response
 }
 
 const REPORTS_PATH: &str = "/envoy.service.load_stats.";
@@ -139,7 +97,3 @@ const REPORTS_PATH: &str = "/envoy.service.load_stats.";
 const CONNECTIONS_MAX: usize = 1024;
 /// A proxy opens two.
 const STREAMS_MAX: u32 = 8;
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A peer that is gone without a word is noticed after two of these.
-const KEEPALIVE: Duration = Duration::from_secs(15);
-const ACCEPT_AGAIN: Duration = Duration::from_millis(50);

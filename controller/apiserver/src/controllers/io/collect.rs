@@ -1,6 +1,6 @@
 //! Carries out what [`garbage`](crate::controllers::garbage) decides.
 
-use super::call::{Raced, path};
+use super::call::{Answer, Raced, path};
 use super::{Manager, OWNERS};
 use crate::controllers::garbage::{
     Owner, OwnerState, Place, Policy, Verdict, decide, orphans_dependents, waits_for_dependents,
@@ -194,22 +194,9 @@ impl Manager {
         object: &Value,
         lost: &[String],
     ) -> Raced {
-        let meta = &object["metadata"];
-        let kept: Vec<&Value> = list(meta, "ownerReferences")
-            .iter()
-            .filter(|owner| !lost.iter().any(|uid| owner["uid"] == uid.as_str()))
-            .collect();
-        let kept = if kept.is_empty() {
-            Value::Null
-        } else {
-            json!(kept)
-        };
-        let patch = json!({"metadata": {
-            "uid": meta["uid"], "resourceVersion": meta["resourceVersion"], "ownerReferences": kept,
-        }});
-        let path = path(resource, place.key.namespace(), place.key.name());
-        self.caller
-            .patch(&path, &patch)
+        let owners = list(&object["metadata"], "ownerReferences").iter();
+        let kept = owners.filter(|owner| !lost.iter().any(|uid| owner["uid"] == uid.as_str()));
+        self.keep(resource, place, (object, "ownerReferences", kept.collect()))
             .await
             .report("take owners out")
     }
@@ -221,24 +208,31 @@ impl Manager {
         object: &Value,
         name: &str,
     ) -> Raced {
+        let finalizers = list(&object["metadata"], "finalizers").iter();
+        let kept = finalizers.filter(|finalizer| *finalizer != name);
+        self.keep(resource, place, (object, "finalizers", kept.collect()))
+            .await
+            .report("remove a finalizer")
+    }
+
+    /// Leaves only these in a list of the object's metadata, unless the object changed meanwhile.
+    async fn keep(
+        &self,
+        resource: &Resource,
+        place: &Place,
+        (object, field, kept): (&Value, &str, Vec<&Value>),
+    ) -> Answer {
         let meta = &object["metadata"];
-        let kept: Vec<&Value> = list(meta, "finalizers")
-            .iter()
-            .filter(|finalizer| *finalizer != name)
-            .collect();
         let kept = if kept.is_empty() {
             Value::Null
         } else {
             json!(kept)
         };
         let patch = json!({"metadata": {
-            "uid": meta["uid"], "resourceVersion": meta["resourceVersion"], "finalizers": kept,
+            "uid": meta["uid"], "resourceVersion": meta["resourceVersion"], field: kept,
         }});
         let path = path(resource, place.key.namespace(), place.key.name());
-        self.caller
-            .patch(&path, &patch)
-            .await
-            .report("remove a finalizer")
+        self.caller.patch(&path, &patch).await
     }
 
     async fn delete(

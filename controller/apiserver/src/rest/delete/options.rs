@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use crate::error::{ApiError, Cause};
 use crate::http::{ContentType, options_invalid};
 use crate::rest::Request;
-use crate::rest::decode::{go_type, parse_json, parse_protobuf, parse_yaml};
-use crate::schema;
+use crate::rest::decode::{parse_json, parse_protobuf, parse_yaml};
+use crate::schema::{self, go_type};
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Options {
