@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
-use fairlead_api::{export::ExportRecord, labels};
+use fairlead_api::{export::ExportRecord, labels, member::MemberCluster};
 use fairlead_tests::{
     fleet::{self, Fleet},
     wait,
@@ -11,13 +11,13 @@ use fairlead_tests::{
 use k8s_openapi::api::{discovery::v1::EndpointSlice, events::v1::Event};
 use kube::{
     Api, Client,
-    api::{DynamicObject, ListParams, Patch, PatchParams},
+    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
     config::{AuthInfo, KubeConfigOptions, Kubeconfig},
     core::{ApiResource, GroupVersionKind},
 };
 use serde_json::{Value, json};
 
-use crate::{Stage, program, same};
+use crate::{Stage, same};
 
 pub(crate) async fn a_member_touches_nothing_but_its_own_namespace(
     stage: Stage,
@@ -118,48 +118,66 @@ pub(crate) async fn a_forged_export_is_refused_with_a_reason(stage: Stage) -> an
     Ok(())
 }
 
-pub(crate) async fn addresses_that_are_not_a_members_own_are_left_out() -> anyhow::Result<()> {
-    let fleet = Fleet::start(program(), &["--members", "2"]).await?;
-    let hub = fleet.hub().await?;
-    let mine = json!({ "spec": { "endpointCIDRs": ["127.21.0.0/16"] } });
-    let members = Api::<fairlead_api::member::MemberCluster>::all(hub);
-    let params = PatchParams::default();
-    members
-        .patch("member-1", &params, &Patch::Merge(&mine))
-        .await?;
-    let client = fleet.member("member-1").await?;
-    let slices = Api::<EndpointSlice>::namespaced(client, "demo");
+pub(crate) async fn addresses_that_are_not_a_members_own_are_left_out(
+    stage: Stage,
+) -> anyhow::Result<()> {
+    let (own, foreign) = match &stage {
+        Stage::Embedded => ("127.21.0.0/16", "127.22.0.1"),
+        Stage::Real(_) => ("10.77.1.0/24", "10.77.2.1"),
+    };
+    let fleet = stage.fleet().await?;
+    let members = Api::<MemberCluster>::all(fleet.hub().await?);
+    let held = async |networks: Value| {
+        let patch = json!({ "spec": { "endpointCIDRs": networks } });
+        let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
+        members.patch("member-1", &params, &patch).await
+    };
+    held(json!([own])).await?;
+    let slices = Api::<EndpointSlice>::namespaced(fleet.member("member-1").await?, "demo");
+    let service = ListParams::default().labels("kubernetes.io/service-name=echo");
+    let all = slices.list(&service).await?;
+    let ports = all.items.first().and_then(|slice| slice.ports.clone());
+    let slice = |name: &str, address: &str| {
+        serde_json::from_value::<EndpointSlice>(json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": { "name": name, "labels": { "kubernetes.io/service-name": "echo" } },
+            "addressType": "IPv4", "ports": ports,
+            "endpoints": [ { "addresses": [address], "conditions": { "ready": true } } ],
+        }))
+    };
     // The neighbour's pod, as if it were one's own.
-    let foreign = json!([ { "op": "add", "path": "/endpoints/-", "value": {
-        "addresses": ["127.22.0.1"], "conditions": { "ready": true },
-    } } ]);
-    let patch = Patch::Json::<()>(serde_json::from_value(foreign)?);
-    slices.patch("echo", &params, &patch).await?;
+    let params = PostParams::default();
+    slices.create(&params, &slice("foreign", foreign)?).await?;
     let name = labels::export_record_name("demo", "echo");
     let why = export_condition(&fleet, &name, "Ready", "False").await?;
     ensure!(
-        why.contains("127.22.0.1") && why.contains("endpointCIDRs"),
+        why.contains(foreign) && why.contains("endpointCIDRs"),
         "{why}"
     );
     let explained = fleet.must(&["explain", "service", "demo/echo"]).await?;
     ensure!(explained.contains("RefusedAddresses"), "{explained}");
-    told(&fleet, "member-1", "127.22.0.1").await?;
+    told(&fleet, "member-1", foreign).await?;
 
     // The address that clouds hand secrets out at.
-    let metadata = json!([ { "op": "replace", "path": "/endpoints/2/addresses/0", "value": "169.254.169.254" } ]);
-    let patch = Patch::Json::<()>(serde_json::from_value(metadata)?);
-    let link_local = slices.patch("echo", &params, &patch).await;
+    let metadata = slice("metadata", "169.254.169.254")?;
+    let link_local = slices.create(&params, &metadata).await;
     let refused = matches!(link_local, Err(kube::Error::Api(status)) if status.code == 422);
     ensure!(refused, "the API server takes a link-local address");
     let page = fleet::page(&fleet.ready.proxy_admin, "/services").await?;
-    let count = page.matches("127.22.0.1:").count();
+    let count = page.matches(&format!("{foreign}:")).count();
     // Member-2's own, for each of the two ports.
     same!(count, 2);
+
+    // Real clusters outlive the case.
+    slices.delete("foreign", &DeleteParams::default()).await?;
+    held(Value::Null).await?;
     Ok(())
 }
 
-pub(crate) async fn an_invitation_is_good_once_and_for_one_cluster() -> anyhow::Result<()> {
-    let fleet = Fleet::start(program(), &["--members", "2"]).await?;
+pub(crate) async fn an_invitation_is_good_once_and_for_one_cluster(
+    stage: Stage,
+) -> anyhow::Result<()> {
+    let fleet = stage.fleet().await?;
     let address = hub_address(&fleet)?;
     let invite = ["join", "member-1", "--renew", "--hub-address", &address];
     let line = invitation(&fleet.must(&invite).await?)?;

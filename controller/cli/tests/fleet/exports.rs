@@ -6,15 +6,17 @@ use fairlead_tests::{fleet::Fleet, wait};
 use k8s_openapi::api::core::v1::Service;
 use kube::{
     Api, Client,
-    api::{DynamicObject, Patch, PatchParams, PostParams},
+    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
     core::{ApiResource, GroupVersionKind},
 };
 use serde_json::{Value, json};
 
-use crate::{Stage, attacks, program, same, start::weigh};
+use crate::{Stage, attacks, same, start::weigh};
 
-pub(crate) async fn an_export_that_cannot_be_served_says_what_to_do() -> anyhow::Result<()> {
-    let fleet = Fleet::start(program(), &["--members", "2"]).await?;
+pub(crate) async fn an_export_that_cannot_be_served_says_what_to_do(
+    stage: Stage,
+) -> anyhow::Result<()> {
+    let fleet = stage.fleet().await?;
     let client = fleet.member("member-1").await?;
     export(&client, "missing").await?;
     let message = condition(&client, "missing", "Valid", "False").await?;
@@ -31,31 +33,33 @@ pub(crate) async fn an_export_that_cannot_be_served_says_what_to_do() -> anyhow:
     export(&client, "outside").await?;
     let message = condition(&client, "outside", "Valid", "False").await?;
     ensure!(message.contains("ExternalName"), "{message}");
+    // Real clusters outlive the case.
+    for export in ["missing", "outside"] {
+        let exports = Api::<ServiceExport>::namespaced(client.clone(), "demo");
+        exports.delete(export, &DeleteParams::default()).await?;
+    }
+    services.delete("outside", &DeleteParams::default()).await?;
     Ok(())
 }
 
-pub(crate) async fn exports_that_disagree_say_who_wins() -> anyhow::Result<()> {
-    let fleet = Fleet::start(program(), &["--members", "2"]).await?;
+pub(crate) async fn exports_that_disagree_say_who_wins(stage: Stage) -> anyhow::Result<()> {
+    let fleet = stage.fleet().await?;
     // The port's name stays, its number changes: the oldest export keeps its word.
     let client = fleet.member("member-2").await?;
-    let services = Api::<Service>::namespaced(client.clone(), "demo");
-    let patch = json!([{ "op": "replace", "path": "/spec/ports/0/port", "value": 7001 }]);
-    let patch = Patch::Json::<()>(serde_json::from_value(patch)?);
-    services
-        .patch("echo", &PatchParams::default(), &patch)
-        .await?;
-    for member in ["member-1", "member-2"] {
-        let client = fleet.member(member).await?;
+    renumber(&client, 7001).await?;
+    let members = &fleet.ready.members;
+    let word = format!("1/{} clusters disagree", members.len());
+    for member in members {
+        let client = fleet.member(&member.name).await?;
         let message = condition(&client, "echo", "Conflict", "True").await?;
-        ensure!(
-            message.contains("1/2 clusters disagree"),
-            "{member}: {message}"
-        );
-        attacks::told_in(client, "echo", "1/2 clusters disagree").await?;
+        ensure!(message.contains(&word), "{}: {message}", member.name);
+        attacks::told_in(client, "echo", &word).await?;
     }
-    attacks::told(&fleet, "echo", "1/2 clusters disagree").await?;
+    attacks::told(&fleet, "echo", &word).await?;
     let text = fleet.must(&["explain", "service", "demo/echo"]).await?;
     ensure!(text.contains("PortConflict"), "{text}");
+    renumber(&client, 7000).await?;
+    condition(&client, "echo", "Conflict", "False").await?;
     Ok(())
 }
 
@@ -150,6 +154,17 @@ pub(crate) async fn a_schema_refuses_with_the_field_and_why(stage: Stage) -> any
             other => anyhow::bail!("{object} is not refused: {other:?}"),
         }
     }
+    Ok(())
+}
+
+/// Gives the first port of the service this number.
+async fn renumber(client: &Client, port: u16) -> anyhow::Result<()> {
+    let services = Api::<Service>::namespaced(client.clone(), "demo");
+    let patch = json!([{ "op": "replace", "path": "/spec/ports/0/port", "value": port }]);
+    let patch = Patch::Json::<()>(serde_json::from_value(patch)?);
+    services
+        .patch("echo", &PatchParams::default(), &patch)
+        .await?;
     Ok(())
 }
 

@@ -102,14 +102,6 @@ fn embedded() -> Vec<(&'static str, Case)> {
         commands: [
             a_question_about_nothing_says_what_to_do,
         ],
-        exports: [
-            an_export_that_cannot_be_served_says_what_to_do,
-            exports_that_disagree_say_who_wins,
-        ],
-        attacks: [
-            addresses_that_are_not_a_members_own_are_left_out,
-            an_invitation_is_good_once_and_for_one_cluster,
-        ],
         join: [
             a_cluster_joins_by_two_commands_and_leaves_by_one,
             a_cluster_with_an_id_of_its_own_is_left_as_it_is,
@@ -134,12 +126,16 @@ fn on_any() -> Vec<(&'static str, Case)> {
             status_and_explain_tell_people_and_programs_the_same,
         ],
         exports: [
+            an_export_that_cannot_be_served_says_what_to_do,
+            exports_that_disagree_say_who_wins,
             a_bad_annotation_keeps_the_earlier_state_and_says_so,
             a_schema_refuses_with_the_field_and_why,
         ],
         attacks: [
             a_member_touches_nothing_but_its_own_namespace,
             a_forged_export_is_refused_with_a_reason,
+            addresses_that_are_not_a_members_own_are_left_out,
+            an_invitation_is_good_once_and_for_one_cluster,
             a_stream_with_a_token_for_something_else_is_refused,
         ],
         imports: [
