@@ -24,7 +24,7 @@ use crate::{
 
 impl Worker {
     pub(crate) fn read_mailbox(&mut self) {
-        for command in self.fleet.mailboxes[self.index].take() {
+        for command in self.fleet.mailboxes[self.index].take(COMMANDS_MAX) {
             match command {
                 Command::Take(handed) => {
                     self.take(handed);
@@ -77,8 +77,7 @@ impl Worker {
     }
 
     fn listen(&mut self, id: u32, socket: Arc<OwnedFd>, addr: std::net::SocketAddr) {
-        let free = self.listeners.iter().position(Option::is_none);
-        let slot = free.unwrap_or_else(|| {
+        let slot = self.free_slots.pop().unwrap_or_else(|| {
             self.listeners.push(None);
             self.listeners.len() - 1
         });
@@ -105,6 +104,7 @@ impl Worker {
             self.accept_all(slot as u32);
         }
         if let Some(listener) = self.listeners[slot].take() {
+            self.free_slots.push(slot);
             // It may live on in another process, so closing it here doesn't take it out.
             let _paused = self.poller.remove(&listener.socket);
         }
@@ -155,3 +155,6 @@ impl Worker {
         }
     }
 }
+
+/// So many are obeyed before sessions have their turn: a tenth of a millisecond's worth of listeners.
+const COMMANDS_MAX: usize = 64;

@@ -58,6 +58,8 @@ pub(crate) struct Worker {
     pub(crate) shared: Shared,
     pub(crate) draw: Draw,
     pub(crate) listeners: Vec<Option<Listener>>,
+    /// The empty ones of them.
+    pub(crate) free_slots: Vec<usize>,
     pub(crate) gauge: Gauge,
     pub(crate) now: Tick,
     /// See [`spare`].
@@ -112,6 +114,7 @@ impl Worker {
             shared: Shared::new(),
             draw: Draw::new(seed),
             listeners: Vec::new(),
+            free_slots: Vec::new(),
             gauge: Gauge::new(now),
             now,
             spare: spare(),
