@@ -5,11 +5,12 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread::JoinHandle,
+    time::Duration,
 };
 
 use tokio::sync::mpsc;
 
-use crate::tcp::Fleet;
+use crate::{sys::slice, tcp::Fleet};
 
 /// Running data threads.
 pub(super) struct Threads {
@@ -26,6 +27,7 @@ impl Threads {
         let handles = (0..fleet.threads()).map(|index| {
             let (fleet, sender) = (fleet.clone(), sender.clone());
             let work = move || {
+                run_promptly();
                 let run = AssertUnwindSafe(|| fleet.run(index, seed ^ index as u64));
                 let failure = match catch_unwind(run) {
                     Ok(Ok(())) => return,
@@ -62,6 +64,14 @@ impl Threads {
     }
 }
 
+/// A data thread that is woken waits for nobody to finish a turn, neither the control thread, which may
+/// work on a configuration for a second, nor whatever else runs on this host.
+fn run_promptly() {
+    if let Err(error) = slice::ask(SLICE) {
+        tracing::debug!(%error, "data threads have turns of ordinary length");
+    }
+}
+
 /// Random bits that nobody outside can guess: hash tables and draws depend on them.
 pub(super) fn seed() -> u64 {
     use std::hash::{BuildHasher as _, RandomState};
@@ -86,3 +96,6 @@ pub(super) fn raise_file_limit() {
         tracing::warn!(%error, current = limit.current, "the limit of open files stays as it is");
     }
 }
+
+/// The shortest that there is.
+const SLICE: Duration = Duration::from_micros(100);
