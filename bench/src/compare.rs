@@ -188,6 +188,7 @@ fn measure(
         // What it costs to open the flows is another row.
         let opening = Row {
             kind: Kind::Flow,
+            rate: None,
             ..row.clone()
         };
         load(options, place, &opening, target)?;
@@ -269,7 +270,7 @@ fn client(
     command.arg("--target").arg(target.to_string());
     let seconds = match options.smoke {
         true => options.seconds(),
-        false => options.seconds().max(row.figure.seconds_min()),
+        false => options.seconds().max(row.seconds_min()),
     };
     command.arg("--seconds").arg(seconds.to_string());
     command.arg("--parallel").arg(row.parallel.to_string());

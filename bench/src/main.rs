@@ -64,6 +64,9 @@ enum Command {
     /// A load generator (started by compare).
     #[command(hide = true)]
     Client(load::client::Options),
+    /// Connects that reach an address (started by compare).
+    #[command(hide = true)]
+    Tap(load::tap::Options),
     /// The servers behind the proxies (started by compare).
     #[command(hide = true)]
     Server(load::server::Options),
@@ -79,6 +82,7 @@ fn main() -> anyhow::Result<()> {
         Command::Show(options) => report::show(&options),
         Command::Floor(options) => floor::run(&options),
         Command::Client(options) => load::client::run(&options),
+        Command::Tap(options) => load::tap::run(&options),
         Command::Server(options) => load::server::run(&options),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fmt, fs,
-    io::{BufRead, BufReader},
+    io::Read as _,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -335,13 +335,19 @@ pub(crate) fn start_server(place: &Place, ip: Ipv4Addr) -> anyhow::Result<Child>
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("{command:?}"))?;
-    let stdout = child.stdout.take().context("the server's output")?;
-    let mut line = String::new();
-    BufReader::new(stdout).read_line(&mut line)?;
-    if line.trim() != "ready" {
-        bail!("the server did not start: {line}");
-    }
+    wait_for_word(&mut child).context("the server")?;
     Ok(child)
+}
+
+/// Waits until a program of ours says `ready`. What it says afterwards can still be read.
+pub(crate) fn wait_for_word(child: &mut Child) -> anyhow::Result<()> {
+    let stdout = child.stdout.as_mut().context("its output")?;
+    let mut word = [0; 6];
+    stdout.read_exact(&mut word).context("did not start")?;
+    if &word != b"ready\n" {
+        bail!("did not start: {}", String::from_utf8_lossy(&word));
+    }
+    Ok(())
 }
 
 /// One short piece of load; whether any of it came through.

@@ -241,6 +241,8 @@ pub(crate) fn brief(row: &Row, samples: &[Sample], contestant: Contestant) -> Op
     };
     let values = (0..width).map(|index| match (row.figure, index) {
         (Figure::Outage, 0 | 4) => column(index).sum(),
+        // Of those that were affected a median.
+        (Figure::Outage, 8) => median(&column(index).collect::<Vec<_>>()),
         (Figure::Outage, _) => column(index).fold(0.0, f64::max),
         _ => median(&column(index).collect::<Vec<_>>()),
     });

@@ -42,18 +42,11 @@ pub(crate) enum Figure {
     /// Failed connections, then in milliseconds: the longest that one took and still succeeded, the
     /// last that failed, the last that was affected, both counted from the fault; then those that
     /// had begun when their endpoint was lost, which no proxy can save, and are not among the failed.
+    /// Of an endpoint that falls silent also what was tried there, see [`crate::trials::Silence`].
     Outage,
 }
 
 impl Figure {
-    /// How much load it takes at least: of a thousandth, ten samples are no luck.
-    pub(crate) fn seconds_min(self) -> f64 {
-        match self {
-            Self::Latency => 5.0,
-            _ => 0.0,
-        }
-    }
-
     /// The unit for people.
     pub(crate) fn unit(self) -> &'static str {
         match self {
@@ -62,12 +55,24 @@ impl Figure {
             Self::Latency => "µs",
             Self::KilobytesPerIdle => "kB",
             Self::BaseMegabytes => "MB",
-            Self::Outage => "failed; ms: worst wait, last failed, last affected; cut in flight",
+            Self::Outage => {
+                "failed; ms: worst wait, last failed, last affected; cut in flight; of a silent endpoint: ms in rotation, tried till then, tried later, ms a client waited"
+            }
         }
     }
 }
 
 impl Row {
+    /// How many seconds of load it takes at least. Of a thousandth, ten samples are no luck; and at a
+    /// rate below what a proxy can do there are few units a second.
+    pub(crate) fn seconds_min(&self) -> f64 {
+        match (self.figure, self.rate) {
+            (Figure::Latency, _) => 5.0,
+            (_, Some(_)) => 2.0,
+            _ => 0.0,
+        }
+    }
+
     /// Whether it is about datagrams.
     pub(crate) fn is_udp(&self) -> bool {
         matches!(self.kind, Kind::Udp | Kind::Flow)
@@ -167,6 +172,11 @@ fn udp(many: usize) -> Vec<Row> {
                 None,
             ));
         }
+    }
+    for flows in [64, many] {
+        let name = format!("UDP echo 1200 B, {} flows at 10,000/s", thousands(flows));
+        let load = (Kind::Udp, flows, 1200);
+        rows.push(row(&name, Figure::MicrosPerUnit, load, Some(10_000.0)));
     }
     rows
 }

@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader, Read},
     net::SocketAddrV4,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context, bail};
@@ -15,10 +15,16 @@ use crate::{
     load::{
         client::{Outcome, Trouble},
         server::ECHO_PORT,
+        tap,
     },
     peers::{self, Contestant, FRONT_ECHO, Running, Setup},
     place::{Place, Role},
 };
+
+mod silence;
+
+pub(crate) use silence::Silence;
+use silence::Tap;
 
 /// What happens under load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +40,14 @@ pub(crate) enum Trial {
     Killed,
     /// One of two endpoints falls silent: nothing answers for its address any more.
     BlackHole,
+}
+
+/// What clients noticed, and when the last disturbance was: from the first connection on, and by the
+/// clock.
+struct Suffered {
+    trouble: Trouble,
+    disturbed: Duration,
+    fault: SystemTime,
 }
 
 impl Trial {
@@ -65,7 +79,13 @@ impl Trial {
             _ => None,
         };
         let mut running = contestant.start(place, setup)?;
+        let tap = match self {
+            Self::BlackHole => Some(Tap::start(place, SocketAddrV4::new(ip, ECHO_PORT))?),
+            _ => None,
+        };
         let suffered = self.under_load(place, &mut running, &mut server);
+        let end = tap::now();
+        let tried = tap.map(Tap::stop).transpose()?;
         running.stop(place)?;
         if let Some(mut server) = server {
             server.kill()?;
@@ -74,7 +94,20 @@ impl Trial {
         if !self.is_change() {
             place.cut_second();
         }
-        suffered
+        let suffered = suffered?;
+        let mut values = self.values(&suffered.trouble, suffered.disturbed);
+        if let Some(tried) = tried {
+            let Suffered {
+                trouble,
+                disturbed,
+                fault,
+            } = &suffered;
+            let clients = (trouble, disturbed.as_secs_f64() * 1e3);
+            let silence = Silence::of(&tried, (*fault, end), clients);
+            let counts = [silence.affected, silence.later].map(|count| count as f64);
+            values.extend([silence.in_rotation, counts[0], counts[1], silence.wait]);
+        }
+        Ok(values)
     }
 
     fn is_change(self) -> bool {
@@ -86,7 +119,7 @@ impl Trial {
         place: &Place,
         running: &mut Running,
         server: &mut Option<Child>,
-    ) -> anyhow::Result<Vec<f64>> {
+    ) -> anyhow::Result<Suffered> {
         let (rate, seconds, at): (_, _, &[f64]) = match self {
             Self::Reload => (1000, 3, &[0.5, 1.0, 1.5, 2.0]),
             Self::Upgrade => (1000, 4, &[0.5, 2.0]),
@@ -100,13 +133,14 @@ impl Trial {
         stdout.read_line(&mut line)?;
         let started = Instant::now();
         let mut disturbed = Duration::ZERO;
+        let mut fault = tap::now();
         for at in at {
             let due = Duration::from_secs_f64(*at);
             while let Some(left) = due.checked_sub(started.elapsed()) {
                 std::thread::park_timeout(left);
             }
             self.disturb(place, running, server)?;
-            disturbed = started.elapsed();
+            (disturbed, fault) = (started.elapsed(), tap::now());
         }
         let mut text = String::new();
         stdout.read_to_string(&mut text)?;
@@ -117,7 +151,11 @@ impl Trial {
         if outcome.units == 0 {
             bail!("nothing went through: {} errors", outcome.errors);
         }
-        Ok(self.values(&trouble, disturbed))
+        Ok(Suffered {
+            trouble,
+            disturbed,
+            fault,
+        })
     }
 
     fn disturb(

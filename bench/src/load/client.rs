@@ -25,7 +25,7 @@ pub(crate) struct Options {
     /// Bytes a request, datagram or write.
     #[arg(long, default_value_t = 64)]
     pub(crate) size: usize,
-    /// Requests (or, for bulk, megabytes) a second over all connections; absent: as fast as it goes.
+    /// Requests, datagrams (or, for bulk, megabytes) a second over all connections; absent: as fast as it goes.
     #[arg(long)]
     pub(crate) rate: Option<f64>,
     /// Print a line at the start, for whoever wants to disturb from then on.
@@ -77,6 +77,9 @@ pub(crate) struct Trouble {
     pub(crate) failed: Vec<f64>,
     /// The last one that failed or took longer than [`SLOW`], milliseconds.
     pub(crate) last_affected: Option<f64>,
+    /// When each began that took longer than [`NOTICED`] or failed, and how long it took, milliseconds.
+    #[serde(default)]
+    pub(crate) waits: Vec<(f64, f64)>,
 }
 
 /// Runs one piece of load.
@@ -105,6 +108,10 @@ impl Trouble {
             Some(took) => self.worst = self.worst.max(millis(took)),
             None => self.failed.push(millis(began)),
         }
+        let waited = took.unwrap_or(PATIENCE);
+        if waited > NOTICED {
+            self.waits.push((millis(began), millis(waited)));
+        }
         if took.is_none_or(|took| took > SLOW) {
             let last = self.last_affected.unwrap_or_default();
             self.last_affected = Some(last.max(millis(start)));
@@ -118,6 +125,10 @@ impl Options {
     }
 }
 
+/// A connection that takes longer has failed.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// A connection that takes longer may have waited for something.
+const NOTICED: Duration = Duration::from_millis(3);
 /// A connection that takes longer has met the fault.
 const SLOW: Duration = Duration::from_millis(15);
 

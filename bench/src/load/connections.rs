@@ -10,7 +10,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::client::{Options, Outcome, Trouble, histogram, quantiles};
+use super::client::{Options, Outcome, PATIENCE, Trouble, histogram, quantiles};
 
 struct Tally {
     units: u64,
@@ -115,6 +115,3 @@ pub(super) async fn ping(stream: &mut TcpStream, size: usize) -> io::Result<()> 
     stream.read_exact(bytes).await?;
     Ok(())
 }
-
-/// A connection that takes longer has failed.
-const PATIENCE: Duration = Duration::from_secs(5);

@@ -23,7 +23,7 @@ pub(super) fn table(recorded: &Recorded) -> String {
 
 fn line(out: &mut String, row: &Row, samples: &[Sample]) {
     let unit = match row.figure {
-        Figure::Outage => "failed (cut in flight) / worst wait / last affected",
+        Figure::Outage => "failed (cut in flight) / worst wait / last affected, or in rotation",
         figure => figure.unit(),
     };
     write!(out, "| {}, {unit}", row.name).expect("writing to a string");
@@ -65,7 +65,7 @@ fn cell(row: &Row, samples: &[Sample], contestant: Contestant) -> Option<String>
                 _ => String::new(),
             },
             time(values.get(1).copied()),
-            time(values.get(3).copied())
+            time(values.get(5).or(values.get(3)).copied())
         ),
     })
 }
