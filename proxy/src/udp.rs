@@ -18,7 +18,8 @@
 //!
 //! When a flow's endpoint is removed, ejected or fails its probes, the flow is re-homed by the
 //! client's next datagram; a draining one keeps it until it is idle or the drain's deadline. What
-//! an endpoint still answers reaches the client meanwhile.
+//! an endpoint still answers reaches the client meanwhile, and for 5 s after the flow has left it,
+//! as long as there is room in the table.
 //!
 //! Limits: a thread has a fixed number of flows, its part of a quarter of the process's file
 //! descriptors. At that limit an eighth of them may wait for their first answer, so that the answer

@@ -292,8 +292,8 @@ pub async fn page(admin: &str, path: &str) -> anyhow::Result<String> {
     Ok(body.to_owned())
 }
 
-/// The last lines of each log of a fleet without a folder of its own.
-fn logs(folder: &Path) -> String {
+/// The last lines of each log below the folder of a fleet.
+pub fn logs(folder: &Path) -> String {
     let list = |path: &Path| {
         let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
         entries.map(|entry| entry.path()).collect::<Vec<_>>()

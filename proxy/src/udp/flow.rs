@@ -62,6 +62,8 @@ pub struct Flow<W: World> {
     pub heard: bool,
     /// When its present one was asked first.
     pub asked: Tick,
+    /// Datagrams to its present one that no answer came for yet, as far as one answers each.
+    pub open_questions: u64,
     /// The endpoint's host refused a datagram and nothing was answered since.
     pub refused: bool,
     /// Its endpoint's time is over: it must not stay there.

@@ -73,13 +73,23 @@ pub enum Verdict {
     Drop(DatagramDrop),
 }
 
+/// What a re-homed flow leaves behind.
+pub struct Left<W: World> {
+    /// The endpoint.
+    pub home: W::Home,
+    /// What it carried there since it was last reported.
+    pub traffic: Traffic,
+    /// Whether answers may still be under way.
+    pub awaited: bool,
+}
+
 /// The flows of one thread.
 pub struct Flows<W: World> {
     table: Table<W>,
     flows_max: usize,
     routes: u32,
     due: Vec<u32>,
-    left: Option<(W::Home, Traffic)>,
+    left: Option<Left<W>>,
 }
 
 // === impl Flows ===
@@ -157,6 +167,7 @@ impl<W: World> Flows<W> {
             flow.active = now;
             flow.traffic.bytes_up += load.bytes;
             flow.traffic.datagrams_up += load.datagrams;
+            flow.open_questions += load.datagrams;
         }
         verdict
     }
@@ -166,6 +177,7 @@ impl<W: World> Flows<W> {
         if let Some(flow) = self.table.get_mut(key) {
             flow.traffic.bytes_up -= load.bytes;
             flow.traffic.datagrams_up -= load.datagrams;
+            flow.open_questions = flow.open_questions.saturating_sub(load.datagrams);
         }
     }
 
@@ -177,6 +189,28 @@ impl<W: World> Flows<W> {
         }
     }
 
+    /// Late answers that were to be sent were not, after all.
+    pub fn unanswered_late(&mut self, key: Key, load: Load) {
+        if let Some(flow) = self.table.get_mut(key) {
+            for traffic in [&mut flow.traffic, &mut flow.counted] {
+                traffic.bytes_down -= load.bytes;
+                traffic.datagrams_down -= load.datagrams;
+            }
+        }
+    }
+
+    /// An endpoint that the flow has left answered. Says where to send it.
+    pub fn late_answer(&mut self, key: Key, load: Load, now: Tick) -> Option<Ends> {
+        let flow = self.table.get_mut(key)?;
+        flow.active = now;
+        // Counted where it came from, so not once more for the endpoint of today.
+        for traffic in [&mut flow.traffic, &mut flow.counted] {
+            traffic.bytes_down += load.bytes;
+            traffic.datagrams_down += load.datagrams;
+        }
+        Some(flow.ends)
+    }
+
     /// The endpoint answered. Says where to send it, and whether it is the first answer of this
     /// endpoint, or since it refused.
     pub fn answer(&mut self, key: Key, load: Load, now: Tick) -> Option<(Ends, bool)> {
@@ -185,6 +219,7 @@ impl<W: World> Flows<W> {
         flow.refused = false;
         flow.traffic.bytes_down += load.bytes;
         flow.traffic.datagrams_down += load.datagrams;
+        flow.open_questions = flow.open_questions.saturating_sub(load.datagrams);
         let answer = (flow.ends, !flow.heard);
         flow.heard = true;
         if !flow.answered {
@@ -202,9 +237,8 @@ impl<W: World> Flows<W> {
         }
     }
 
-    /// The endpoint that the last re-homed flow left, and what it carried there since it was last
-    /// reported.
-    pub fn take_left(&mut self) -> Option<(W::Home, Traffic)> {
+    /// What the last re-homed flow left.
+    pub fn take_left(&mut self) -> Option<Left<W>> {
         self.left.take()
     }
 
@@ -343,6 +377,7 @@ impl<W: World> Flows<W> {
             answered: false,
             heard: false,
             asked: now,
+            open_questions: load.datagrams,
             refused: false,
             expelled: false,
             draining: None,
@@ -374,7 +409,7 @@ fn settle<W: World>(
     flow: &mut Flow<W>,
     key: Key,
     now: Tick,
-) -> (Verdict, Option<(W::Home, Traffic)>) {
+) -> (Verdict, Option<Left<W>>) {
     let stays = !flow.expelled
         && match world.standing(&flow.home, now) {
             Standing::Good => {
@@ -399,14 +434,20 @@ fn settle<W: World>(
         }
         Ok(home) => {
             let traffic = flow.take_traffic();
-            let left = std::mem::replace(&mut flow.home, home);
+            let left = Left {
+                home: std::mem::replace(&mut flow.home, home),
+                traffic,
+                // Who refused answers nothing.
+                awaited: flow.open_questions > 0 && !flow.refused,
+            };
+            flow.open_questions = 0;
             flow.rehomed += 1;
             flow.heard = false;
             flow.asked = now;
             flow.refused = false;
             flow.expelled = false;
             flow.draining = None;
-            (Verdict::Rehome(key), Some((left, traffic)))
+            (Verdict::Rehome(key), Some(left))
         }
         // Nobody else: what still stands is better than nothing.
         Err(_) if stays => (Verdict::Forward(key), None),

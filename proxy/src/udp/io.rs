@@ -7,8 +7,12 @@
 //! Up: one receive call takes a batch from a listener, and each message is sent through its flow's
 //! connected socket; a train that GRO put together leaves as a train. Down: answers of all flows
 //! gather in one inbox and leave in batches, one send call a listener. No payload is copied.
+//!
+//! The socket to an endpoint that a flow has left stays for [`LINGER`] where answers are awaited, inside
+//! the budget of the flows: newcomers come first.
 
 use std::{
+    collections::VecDeque,
     io,
     net::{IpAddr, SocketAddr},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -36,12 +40,14 @@ use super::{
 mod account;
 mod answers;
 mod errors;
+mod former;
 mod passing;
 
 #[cfg(test)]
 mod tests;
 
 use errors::{Unsent, is_no_train, unsent_of};
+use former::{Former, LINGER};
 pub(crate) use passing::Frozen;
 
 /// Tells the poller to watch a socket.
@@ -76,6 +82,8 @@ pub(crate) struct Datagrams {
     listeners: Vec<Option<Listener>>,
     /// By the index of the flow's key.
     upstreams: Vec<Option<Upstream>>,
+    /// Flows that were re-homed while answers were awaited, and when; some may have ended.
+    formers: VecDeque<(Key, Tick)>,
     inbox: Inbox,
     outbox: Outbox,
     answers: Vec<Answer>,
@@ -111,6 +119,8 @@ struct Upstream {
     /// How many messages the last call asked for, and in which round.
     batch: usize,
     round: u32,
+    /// To the endpoint before; under the same key.
+    former: Option<Box<Former>>,
 }
 
 /// An answer that waits in the inbox.
@@ -120,6 +130,8 @@ struct Answer {
     slot: usize,
     listener: u32,
     ends: Ends,
+    /// Of an endpoint that the flow has left.
+    late: bool,
 }
 
 // === impl Datagrams ===
@@ -133,6 +145,7 @@ impl Datagrams {
             settings,
             listeners: Vec::new(),
             upstreams: Vec::new(),
+            formers: VecDeque::new(),
             inbox: Inbox::new(),
             outbox: Outbox::new(),
             answers: Vec::new(),
@@ -279,6 +292,7 @@ impl Datagrams {
         if let Err(error) = self.receive_answers(key) {
             self.upstream_failed(key, &error);
         }
+        self.receive_late(key);
     }
 
     /// Sends what the flows have answered so far.
@@ -311,11 +325,16 @@ impl Datagrams {
             flow.home.count(traffic)
         });
         self.bury();
+        self.expire_formers();
     }
 
     /// How long the poller may wait.
     pub(crate) fn wait(&self, now: Tick) -> Option<Duration> {
-        self.flows.wait(now)
+        let former = self
+            .formers
+            .front()
+            .map(|(_, since)| (*since + LINGER) - now);
+        self.flows.wait(now).into_iter().chain(former).min()
     }
 
     /// Sends the message in a slot of the inbox where it belongs.
@@ -332,14 +351,17 @@ impl Datagrams {
             } = self;
             let verdict = flows.datagram(ground, &ends, load, self.now, closed);
             self.bury();
+            let mut former = None;
             let (key, has_socket) = match verdict {
                 Verdict::Drop(reason) => return self.drop_unrouted(&ends, reason, load),
                 Verdict::Forward(key) => (key, self.upstream(key).is_some()),
                 Verdict::Open(key) => {
+                    self.make_room();
                     self.count_opened(key);
                     (key, false)
                 }
                 Verdict::Rehome(key) => {
+                    former = self.leave(key);
                     self.count_rehomed(key);
                     (key, false)
                 }
@@ -347,7 +369,7 @@ impl Datagrams {
             let opened = if has_socket {
                 Ok(())
             } else {
-                self.open(watch, key, listener)
+                self.open(watch, key, listener, former)
             };
             let Err(unsent) = opened.and_then(|()| self.send(key, slot)) else {
                 return;
@@ -369,7 +391,13 @@ impl Datagrams {
     }
 
     /// Opens a flow's socket, in place of the one it had.
-    fn open(&mut self, watch: &impl Watch, key: Key, listener: u32) -> Result<(), Unsent> {
+    fn open(
+        &mut self,
+        watch: &impl Watch,
+        key: Key,
+        listener: u32,
+        former: Option<Box<Former>>,
+    ) -> Result<(), Unsent> {
         let Some(flow) = self.flows.get_mut(key) else {
             return Err(Unsent::Dropped(DatagramDrop::Pressure));
         };
@@ -392,6 +420,7 @@ impl Datagrams {
                     trains: true,
                     batch: 1,
                     round: self.round,
+                    former,
                 });
                 Ok(())
             }

@@ -13,7 +13,7 @@ use fairlead_runtime::clock::Tick;
 
 use super::{
     flow::{Closed, Ends, Load, Standing},
-    flows::{EVICTABLE_AFTER, Flows, Patience, Verdict, WAITING_PART, World},
+    flows::{EVICTABLE_AFTER, Flows, Left, Patience, Verdict, WAITING_PART, World},
 };
 use crate::{access_log::Reason, metrics::DatagramDrop};
 

@@ -3,17 +3,12 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, ensure};
-use fairlead_api::service::MultiClusterService;
 use fairlead_tests::{
     clients::{self, Answer, Counts, Load, Loss, Session, failures},
-    fleet::{self, Fleet},
+    fleet::{self, Fleet, logs},
     wait,
 };
-use kube::{
-    Api,
-    api::{Patch, PatchParams},
-};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::{Stage, program, same, start::weigh, strict::Strict};
@@ -25,8 +20,10 @@ pub(crate) async fn all_members_answer_tcp_and_udp_in_equal_shares(
     calm(&fleet).await?;
     let endpoint = fleet.ready.endpoint;
     let equal = weights(&fleet, 1.0);
-    shares(&clients::count_tcp(endpoint.tcp, REQUESTS).await?, &equal)?;
-    shares(&clients::count_udp(endpoint.udp, REQUESTS).await?, &equal)
+    let tcp = clients::count_tcp(endpoint.tcp, REQUESTS).await?;
+    judge(&fleet, shares(&tcp, &equal)).await?;
+    let udp = clients::count_udp(endpoint.udp, REQUESTS).await?;
+    judge(&fleet, shares(&udp, &equal)).await
 }
 
 pub(crate) async fn a_weight_shifts_new_connections_and_no_client_notices(
@@ -38,7 +35,7 @@ pub(crate) async fn a_weight_shifts_new_connections_and_no_client_notices(
     weigh(fleet.member("member-1").await?, 50).await?;
     wait_for_weight(&fleet, "member-1", 50.0).await?;
     let counts = clients::count_tcp(fleet.ready.endpoint.tcp, REQUESTS).await?;
-    shares(&counts, &weights(&fleet, 0.5))?;
+    judge(&fleet, shares(&counts, &weights(&fleet, 0.5))).await?;
     same!(failures(&load.stop().await), [""; 0]);
     Ok(())
 }
@@ -163,19 +160,13 @@ pub(crate) async fn a_restart_of_the_hub_fails_no_client(stage: Stage) -> anyhow
     Ok(())
 }
 
-/// Shares are promised while all endpoints are healthy. On a busy machine a probe may take longer than
-/// it may: here nothing is probed, and everything is fully up.
+/// Shares are promised while all endpoints are healthy: with the service's own probes, everything is
+/// fully up.
 async fn calm(fleet: &Fleet) -> anyhow::Result<()> {
-    let services = Api::<MultiClusterService>::namespaced(fleet.hub().await?, "demo");
-    let off = json!({ "spec": { "healthCheck": { "off": true } } });
-    let patch = Patch::Merge(&off);
-    services
-        .patch("echo", &PatchParams::default(), &patch)
-        .await?;
-    wait::until("no probes, and all endpoints up", async || {
+    wait::until("probes, and all endpoints up", async || {
         let page = fleet::page(&fleet.ready.proxy_admin, "/snapshot").await?;
         let page: Value = serde_json::from_str(&page)?;
-        let probes = &page["probes"]["perSecondAskedFor"];
+        let probes = page["probes"]["perSecondAskedFor"].as_f64();
         let mut all = Vec::new();
         for member in &fleet.ready.members {
             all.extend(endpoints(fleet, &member.name).await?);
@@ -183,13 +174,31 @@ async fn calm(fleet: &Fleet) -> anyhow::Result<()> {
         let up = all
             .iter()
             .all(|endpoint| endpoint["state"] == "usable" && endpoint["ramp"] == 1.0);
-        Ok(if up && *probes == 0.0 {
+        let there = all.len() == fleet.ready.members.len() * PODS * PORTS;
+        Ok(if up && there && probes > Some(0.0) {
             Ok(())
         } else {
-            Err((probes.clone(), all))
+            Err((probes, all))
         })
     })
     .await
+}
+
+/// A failure with what the proxy and the hub say of every endpoint.
+async fn judge(fleet: &Fleet, outcome: anyhow::Result<()>) -> anyhow::Result<()> {
+    let Err(error) = outcome else { return Ok(()) };
+    let logs = logs(fleet.folder());
+    let mut said = Vec::new();
+    for member in &fleet.ready.members {
+        for endpoint in endpoints(fleet, &member.name).await? {
+            said.push(format!("{}: {endpoint}", member.name));
+        }
+    }
+    let explained = fleet.must(&["explain", "service", "demo/echo"]).await?;
+    let metrics = fleet::page(&fleet.ready.proxy_admin, "/metrics").await?;
+    let told = |line: &&str| !line.starts_with('#') && !line.ends_with(" 0");
+    said.extend(metrics.lines().filter(told).map(str::to_owned));
+    Err(error.context(format!("{}\n{explained}\n{logs}", said.join("\n"))))
 }
 
 /// TCP and UDP clients at once.
@@ -385,3 +394,7 @@ fn shares(counts: &Counts, weights: &[(&str, f64)]) -> anyhow::Result<()> {
 }
 
 const REQUESTS: usize = 10_000;
+/// Of each member.
+const PODS: usize = 2;
+/// Of the service.
+const PORTS: usize = 2;

@@ -4,7 +4,7 @@ use std::io;
 
 use fairlead_config::frontend::Protocol;
 
-use super::{Datagrams, errors::fault_of};
+use super::{Datagrams, errors::fault_of, former::end_former};
 use crate::{
     access_log::{self, Reason, Record, Served},
     metrics::DatagramDrop,
@@ -21,8 +21,8 @@ impl Datagrams {
         let mut closed = std::mem::take(&mut self.closed);
         for closed in closed.drain(..) {
             let index = closed.key.index as usize;
-            if let Some(upstream) = self.upstreams.get_mut(index) {
-                *upstream = None;
+            if let Some(upstream) = self.upstreams.get_mut(index).and_then(Option::take) {
+                end_former(upstream.former);
             }
             self.settle(closed);
         }
@@ -77,9 +77,6 @@ impl Datagrams {
     }
 
     pub(super) fn count_rehomed(&mut self, key: Key) {
-        if let Some((home, traffic)) = self.flows.take_left() {
-            home.count(traffic);
-        }
         if let Some(flow) = self.flows.get_mut(key) {
             flow.home.count_opened();
             flow.service.0.load().metrics.flows_rehomed.inc();

@@ -55,6 +55,7 @@ impl Datagrams {
                 slot,
                 listener,
                 ends,
+                late: false,
             });
         }
         Ok(())
@@ -92,7 +93,11 @@ impl Datagrams {
         }
         for (answer, reason) in lost {
             let load = load_of(&self.inbox.message(answer.slot));
-            self.flows.unanswered(answer.key, load);
+            if answer.late {
+                self.unanswered_late(answer.key, load);
+            } else {
+                self.flows.unanswered(answer.key, load);
+            }
             self.drop_datagrams(answer.key, reason, load);
         }
     }

@@ -27,7 +27,7 @@ pub(crate) struct Frozen {
 
 impl Datagrams {
     /// Stops receiving, and gives every flow away with its socket. What arrives meanwhile waits in
-    /// the sockets for whoever goes on.
+    /// the sockets for whoever goes on. Sockets of endpoints that flows have left stay behind.
     pub(crate) fn freeze(&mut self, watch: &impl Watch, now: Tick) -> Vec<Frozen> {
         self.now = now;
         self.flush();
@@ -36,6 +36,7 @@ impl Datagrams {
                 watch.forget(listener.socket.as_fd());
             }
         }
+        self.drop_formers();
         let mut frozen = Vec::with_capacity(self.flows.len());
         for (key, flow) in self.flows.take_all() {
             let upstream = self.upstreams.get_mut(key.index as usize);
@@ -110,6 +111,7 @@ impl Datagrams {
             answered: false,
             heard: row.answered,
             asked: now,
+            open_questions: 0,
             refused: false,
             expelled: false,
             draining: None,
@@ -148,6 +150,7 @@ impl Datagrams {
             trains: true,
             batch: 1,
             round: self.round,
+            former: None,
         });
     }
 }

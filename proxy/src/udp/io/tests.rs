@@ -31,6 +31,8 @@ use crate::{
     udp::flows::World as _,
 };
 
+mod former;
+
 #[test]
 fn an_echo_comes_back_and_is_counted_and_logged_once() {
     for (front, back) in [

@@ -121,7 +121,7 @@ impl Simulation {
             closed,
         } = &mut self.bench;
         let verdict = flows.datagram(world, &ends, load, *now, closed);
-        if let Some((_, traffic)) = self.bench.flows.take_left() {
+        if let Some(Left { traffic, .. }) = self.bench.flows.take_left() {
             self.shadow
                 .get_mut(&ends)
                 .expect("it was re-homed")
