@@ -117,6 +117,7 @@ fn on_any() -> Vec<(&'static str, Case)> {
         traffic: [
             all_members_answer_tcp_and_udp_in_equal_shares,
             a_weight_shifts_new_connections_and_no_client_notices,
+            the_first_tier_takes_all_in_shares_by_weight,
             a_killed_member_gets_no_more_connections_and_no_more_flows,
             a_drain_waits_for_sessions_and_fails_no_client,
             a_drain_of_nobody_is_refused,

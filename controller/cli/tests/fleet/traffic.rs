@@ -3,12 +3,17 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, ensure};
+use fairlead_api::service::MultiClusterService;
 use fairlead_tests::{
     clients::{self, Answer, Counts, Load, Loss, Session, failures},
     fleet::{self, Fleet, logs},
     wait,
 };
-use serde_json::Value;
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{Stage, program, same, start::weigh, strict::Strict};
@@ -38,6 +43,39 @@ pub(crate) async fn a_weight_shifts_new_connections_and_no_client_notices(
     judge(&fleet, shares(&counts, &weights(&fleet, 0.5))).await?;
     same!(failures(&load.stop().await), [""; 0]);
     Ok(())
+}
+
+pub(crate) async fn the_first_tier_takes_all_in_shares_by_weight(
+    stage: Stage,
+) -> anyhow::Result<()> {
+    let fleet = stage.fleet().await?;
+    calm(&fleet).await?;
+    let mut first: Vec<&str> = fleet.ready.members.iter().map(|one| &*one.name).collect();
+    let last = first.pop().context("no member")?;
+    let services = Api::<MultiClusterService>::namespaced(fleet.hub().await?, "demo");
+    let tiers = json!({ "spec": { "tiers": [ { "members": first }, { "members": [last] } ] } });
+    let patch = Patch::Merge(&tiers);
+    services
+        .patch("echo", &PatchParams::default(), &patch)
+        .await?;
+    weigh(fleet.member("member-1").await?, 50).await?;
+    wait_for_weight(&fleet, "member-1", 50.0).await?;
+    wait::until("two tiers", async || {
+        let page = fleet::page(&fleet.ready.proxy_admin, "/services").await?;
+        let page: Value = serde_json::from_str(&page)?;
+        let services = page["services"].as_array().cloned().unwrap_or_default();
+        let tiers = services.iter().map(|service| service["tiers"].as_array());
+        let counts: Vec<_> = tiers.map(|tiers| tiers.map_or(0, Vec::len)).collect();
+        Ok((counts == [2; PORTS]).then_some(()).ok_or(counts))
+    })
+    .await?;
+    let mut parts = weights(&fleet, 0.5);
+    parts.last_mut().context("no member")?.1 = 0.0;
+    let endpoint = fleet.ready.endpoint;
+    let tcp = clients::count_tcp(endpoint.tcp, REQUESTS).await?;
+    judge(&fleet, shares(&tcp, &parts)).await?;
+    let udp = clients::count_udp(endpoint.udp, REQUESTS).await?;
+    judge(&fleet, shares(&udp, &parts)).await
 }
 
 pub(crate) async fn a_killed_member_gets_no_more_connections_and_no_more_flows(
