@@ -88,6 +88,16 @@ pub struct Closed<W: World> {
     pub reason: Reason,
 }
 
+/// What a re-homed flow leaves behind.
+pub struct Left<W: World> {
+    /// The endpoint.
+    pub home: W::Home,
+    /// What it carried there since it was last reported.
+    pub traffic: Traffic,
+    /// Whether answers may still be under way.
+    pub awaited: bool,
+}
+
 // === impl Ends ===
 
 impl Ends {

@@ -10,7 +10,7 @@ use crate::{
 };
 
 use super::{
-    flow::{Closed, Ends, Flow, Load, Standing},
+    flow::{Closed, Ends, Flow, Left, Load, Standing},
     table::Table,
 };
 
@@ -71,16 +71,6 @@ pub enum Verdict {
     Rehome(Key),
     /// Drop it.
     Drop(DatagramDrop),
-}
-
-/// What a re-homed flow leaves behind.
-pub struct Left<W: World> {
-    /// The endpoint.
-    pub home: W::Home,
-    /// What it carried there since it was last reported.
-    pub traffic: Traffic,
-    /// Whether answers may still be under way.
-    pub awaited: bool,
 }
 
 /// The flows of one thread.

@@ -12,8 +12,8 @@ use std::{
 use fairlead_runtime::clock::Tick;
 
 use super::{
-    flow::{Closed, Ends, Load, Standing},
-    flows::{EVICTABLE_AFTER, Flows, Left, Patience, Verdict, WAITING_PART, World},
+    flow::{Closed, Ends, Left, Load, Standing},
+    flows::{EVICTABLE_AFTER, Flows, Patience, Verdict, WAITING_PART, World},
 };
 use crate::{access_log::Reason, metrics::DatagramDrop};
 

@@ -49,22 +49,18 @@ impl Strict {
 }
 
 /// What the proxy and the kernel count as lost: one of them knows.
-async fn counters(fleet: &Fleet) -> String {
+pub(crate) async fn counters(fleet: &Fleet) -> String {
     let page = fleet::page(&fleet.ready.proxy_admin, "/metrics").await;
     let page = page.unwrap_or_else(|error| format!("no metrics: {error:#}"));
-    let told =
-        |line: &&str| COUNTERS.iter().any(|name| line.starts_with(name)) && !line.ends_with(" 0");
+    let told = |line: &&str| !line.starts_with('#') && !line.ends_with(" 0");
     let mut lines: Vec<String> = page.lines().filter(told).map(str::to_owned).collect();
     let kernel = std::fs::read_to_string("/proc/net/snmp").unwrap_or_default();
     let udp = kernel.lines().filter(|line| line.starts_with("Udp:"));
     lines.extend(udp.map(|line| format!("kernel {line}")));
+    // The last column is what the kernel dropped at a socket.
+    let sockets = std::fs::read_to_string("/proc/net/udp").unwrap_or_default();
+    let dropped = sockets.lines().skip(1);
+    let dropped = dropped.filter(|line| !line.trim_end().ends_with(" 0"));
+    lines.extend(dropped.map(|line| format!("kernel socket {line}")));
     lines.join("\n")
 }
-
-const COUNTERS: &[&str] = &[
-    "fairlead_datagrams_dropped_total",
-    "fairlead_datagrams_unrouted_total",
-    "fairlead_faults_total",
-    "fairlead_flows_",
-    "fairlead_thread_flows",
-];

@@ -16,7 +16,11 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::{Stage, program, same, start::weigh, strict::Strict};
+use crate::{
+    Stage, program, same,
+    start::weigh,
+    strict::{Strict, counters},
+};
 
 pub(crate) async fn all_members_answer_tcp_and_udp_in_equal_shares(
     stage: Stage,
@@ -25,10 +29,10 @@ pub(crate) async fn all_members_answer_tcp_and_udp_in_equal_shares(
     calm(&fleet).await?;
     let endpoint = fleet.ready.endpoint;
     let equal = weights(&fleet, 1.0);
-    let tcp = clients::count_tcp(endpoint.tcp, REQUESTS).await?;
-    judge(&fleet, shares(&tcp, &equal)).await?;
-    let udp = clients::count_udp(endpoint.udp, REQUESTS).await?;
-    judge(&fleet, shares(&udp, &equal)).await
+    let tcp = clients::count_tcp(endpoint.tcp, REQUESTS).await;
+    judge(&fleet, tcp, &equal).await?;
+    let udp = clients::count_udp(endpoint.udp, REQUESTS).await;
+    judge(&fleet, udp, &equal).await
 }
 
 pub(crate) async fn a_weight_shifts_new_connections_and_no_client_notices(
@@ -39,8 +43,8 @@ pub(crate) async fn a_weight_shifts_new_connections_and_no_client_notices(
     let load = Load::tcp(fleet.ready.endpoint.tcp);
     weigh(fleet.member("member-1").await?, 50).await?;
     wait_for_weight(&fleet, "member-1", 50.0).await?;
-    let counts = clients::count_tcp(fleet.ready.endpoint.tcp, REQUESTS).await?;
-    judge(&fleet, shares(&counts, &weights(&fleet, 0.5))).await?;
+    let counts = clients::count_tcp(fleet.ready.endpoint.tcp, REQUESTS).await;
+    judge(&fleet, counts, &weights(&fleet, 0.5)).await?;
     same!(failures(&load.stop().await), [""; 0]);
     Ok(())
 }
@@ -72,10 +76,10 @@ pub(crate) async fn the_first_tier_takes_all_in_shares_by_weight(
     let mut parts = weights(&fleet, 0.5);
     parts.last_mut().context("no member")?.1 = 0.0;
     let endpoint = fleet.ready.endpoint;
-    let tcp = clients::count_tcp(endpoint.tcp, REQUESTS).await?;
-    judge(&fleet, shares(&tcp, &parts)).await?;
-    let udp = clients::count_udp(endpoint.udp, REQUESTS).await?;
-    judge(&fleet, shares(&udp, &parts)).await
+    let tcp = clients::count_tcp(endpoint.tcp, REQUESTS).await;
+    judge(&fleet, tcp, &parts).await?;
+    let udp = clients::count_udp(endpoint.udp, REQUESTS).await;
+    judge(&fleet, udp, &parts).await
 }
 
 pub(crate) async fn a_killed_member_gets_no_more_connections_and_no_more_flows(
@@ -222,8 +226,14 @@ async fn calm(fleet: &Fleet) -> anyhow::Result<()> {
     .await
 }
 
-/// A failure with what the proxy and the hub say of every endpoint.
-async fn judge(fleet: &Fleet, outcome: anyhow::Result<()>) -> anyhow::Result<()> {
+/// Fails unless all were answered and each member has its part, with what the proxy and the hub say of
+/// every endpoint, and the kernel of datagrams.
+async fn judge(
+    fleet: &Fleet,
+    counts: anyhow::Result<Counts>,
+    parts: &[(&str, f64)],
+) -> anyhow::Result<()> {
+    let outcome = counts.and_then(|counts| shares(&counts, parts));
     let Err(error) = outcome else { return Ok(()) };
     let logs = logs(fleet.folder());
     let mut said = Vec::new();
@@ -233,9 +243,7 @@ async fn judge(fleet: &Fleet, outcome: anyhow::Result<()>) -> anyhow::Result<()>
         }
     }
     let explained = fleet.must(&["explain", "service", "demo/echo"]).await?;
-    let metrics = fleet::page(&fleet.ready.proxy_admin, "/metrics").await?;
-    let told = |line: &&str| !line.starts_with('#') && !line.ends_with(" 0");
-    said.extend(metrics.lines().filter(told).map(str::to_owned));
+    said.push(counters(fleet).await);
     Err(error.context(format!("{}\n{explained}\n{logs}", said.join("\n"))))
 }
 
