@@ -20,10 +20,6 @@ pub struct Flags {
     #[arg(long, value_name = "FILE", required_unless_present = "xds")]
     pub config: Option<PathBuf>,
 
-    /// Instead of a file.
-    #[command(flatten)]
-    pub control_plane: ControlPlane,
-
     /// Read the file, print every problem with its line, and exit: 0 when there is none, else 1.
     #[arg(long, conflicts_with = "print_config")]
     pub check: bool,
@@ -71,6 +67,10 @@ pub struct Flags {
     /// How it is logged.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+
+    /// Instead of a file. Comes last: its heading holds for all that follows.
+    #[command(flatten)]
+    pub control_plane: ControlPlane,
 }
 
 /// How log lines look.
@@ -116,6 +116,17 @@ impl Settings {
                     .or(file.shutdown_delay)
                     .unwrap_or(Duration::ZERO),
             },
+        }
+    }
+
+    /// What a file would have to say for these settings; `file` is the one that was read.
+    pub fn in_a_file(&self, file: &yaml::Settings) -> yaml::Settings {
+        yaml::Settings {
+            admin: self.admin,
+            workers: u16::try_from(self.workers).ok(),
+            drain_timeout: Some(self.drain.drain_timeout),
+            shutdown_delay: Some(self.drain.shutdown_delay),
+            ..file.clone()
         }
     }
 
@@ -181,6 +192,35 @@ mod tests {
         assert_eq!(resolved.drain.drain_timeout, Duration::from_secs(7));
         assert_eq!(resolved.drain.shutdown_delay, Duration::ZERO);
         assert_eq!(Settings::resolve(&flags(&[]), &file).workers, 3);
+    }
+
+    #[test]
+    fn the_effective_file_has_flags_and_defaults_filled_in() {
+        let file = yaml::Settings {
+            workers: Some(3),
+            shutdown_delay: Some(Duration::from_secs(4)),
+            allow_mass_removal: true,
+            ..yaml::Settings::default()
+        };
+        let flags = flags(&["--workers", "2", "--admin", "127.0.0.1:1"]);
+        let expected = yaml::Settings {
+            admin: flags.admin,
+            workers: Some(2),
+            drain_timeout: Some(DRAIN_TIMEOUT),
+            ..file
+        };
+        assert_eq!(Settings::resolve(&flags, &file).in_a_file(&file), expected);
+    }
+
+    #[test]
+    fn only_flags_of_a_control_plane_are_shown_as_such() {
+        use clap::CommandFactory as _;
+        let command = Flags::command();
+        for flag in command.get_arguments() {
+            let name = flag.get_id().as_str();
+            let is_of_it = name.starts_with("xds") || name == "node" || name == "group";
+            assert_eq!(flag.get_help_heading().is_some(), is_of_it, "{name}");
+        }
     }
 
     #[test]

@@ -24,7 +24,9 @@ pub fn run(flags: &Flags, clock: Clock) -> anyhow::Result<()> {
         return Ok(());
     }
     if flags.print_config {
-        print!("{}", yaml::encode(&source.settings(), &source.snapshot()));
+        let file = source.settings();
+        let effective = Settings::resolve(flags, &file).in_a_file(&file);
+        print!("{}", yaml::encode(&effective, &source.snapshot()));
         return Ok(());
     }
     let format = match flags.log_format {

@@ -272,6 +272,32 @@ fn a_far_member_gets_four_times_its_p95_before_a_lost_race_strikes() {
 }
 
 #[test]
+fn a_near_member_gets_three_hundred_milliseconds_before_a_lost_race_strikes() {
+    let session = Session::of("a:2");
+    let member = session.fixture.endpoints()[0].member.clone();
+    for _ in 0..100 {
+        member.record_time(Duration::from_millis(2));
+    }
+    assert_eq!(late_after(&member), Duration::from_millis(300));
+}
+
+#[test]
+fn a_loser_whose_connect_timeout_comes_first_strikes_then_and_once() {
+    let fixture = service("a:2").policy(|policy| {
+        policy.timeouts.connect = Duration::from_millis(200);
+    });
+    let mut session = Session::over(fixture.build());
+    session.step(Event::Begin);
+    session.wake();
+    session.step(Event::Connected(AttemptId(1)));
+    let began = session.fixture.now;
+    let mut loser = session.connecting.into_losers().pop().unwrap();
+    assert_eq!(loser.next_wake(), began.after(Duration::from_millis(200)));
+    let ended = loser.woken(loser.next_wake());
+    assert_eq!(ended, (Some(Outcome::TimedOut), true));
+}
+
+#[test]
 fn our_own_faults_are_no_strikes() {
     let mut session = Session::of("a:3");
     session.step(Event::Begin);

@@ -111,3 +111,34 @@ impl Leaving {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::services::service;
+
+    #[test]
+    fn one_that_is_back_before_its_deadline_keeps_its_sessions() {
+        let fixture = service("a:1").build();
+        let endpoint = fixture.endpoints()[0].clone();
+        let change = |kind, at| Change {
+            endpoint: endpoint.clone(),
+            service: fixture.view().service.clone(),
+            kind,
+            at,
+        };
+        let mut leaving = Leaving::default();
+        leaving.note(&change(ChangeKind::Draining, Tick(0)));
+        let deadline = leaving.next_deadline().unwrap();
+        leaving.note(&change(ChangeKind::Usable, Tick(1)));
+        assert_eq!(leaving.due(deadline), []);
+        assert_eq!(leaving.next_deadline(), None);
+
+        // And those not yet reset are kept.
+        leaving.note(&change(ChangeKind::Draining, Tick(0)));
+        let cancelled = Arc::new(AtomicBool::new(false));
+        leaving.began(endpoint.id, cancelled.clone());
+        leaving.note(&change(ChangeKind::Usable, deadline));
+        assert!(cancelled.load(Ordering::Relaxed));
+    }
+}

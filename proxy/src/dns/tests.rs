@@ -83,6 +83,11 @@ fn a_failure_keeps_the_last_good_answer_and_backs_off_up_to_a_minute() {
         rig.names.next_deadline(),
         Some(rig.now + Duration::from_secs(5))
     );
+    rig.pass(5);
+    rig.due();
+    rig.failed("x");
+    let delay = rig.names.next_deadline().unwrap() - rig.now;
+    assert!(delay <= RETRY_MIN, "an answer ends the row: {delay:?}");
 }
 
 #[test]

@@ -39,6 +39,12 @@ fn live_sessions_and_flows_have_a_limit_each() {
 }
 
 #[test]
+fn flows_of_a_client_are_no_sessions_of_it() {
+    let limiter = limiter(&limits(|limits| limits.connections_per_client = Some(1)), 1);
+    let _flows = [(); 5].map(|()| limiter.admit_flow(CLIENT, Tick::ZERO).unwrap());
+}
+
+#[test]
 fn threads_together_take_every_place_and_never_one_more() {
     let limiter = limiter(&limits(|limits| limits.connections = Some(7)), 1);
     for round in 0..200 {

@@ -262,6 +262,22 @@ fn a_draining_endpoint_keeps_its_flows_until_the_deadline_and_gets_no_new_ones()
 }
 
 #[test]
+fn an_expelled_flow_moves_at_its_next_datagram_also_while_its_endpoint_drains() {
+    let mut bench = Bench::new(10, 2);
+    let first = bench.echo(7);
+    let home = bench.home(first);
+    bench.world.endpoints.insert(home, Standing::Draining);
+    bench.flows.expel(|it| it.0 == home);
+    let moved = bench.echo(7);
+    assert!(matches!(moved, Verdict::Rehome(_)));
+    assert_ne!(bench.home(moved), home);
+    assert!(
+        matches!(bench.echo(7), Verdict::Forward(_)),
+        "it stays there"
+    );
+}
+
+#[test]
 fn a_drain_that_was_called_off_starts_over() {
     let mut bench = Bench::new(10, 2);
     let first = bench.echo(7);

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     harness::Process,
-    support::{PATIENCE, Server, exchange, free_addr, reset, wait},
+    support::{PATIENCE, Server, exchange, file, free_addr, reset, wait},
 };
 
 /// A proxy whose service is behind three frontends: plain, by server name, and with PROXY headers.
@@ -208,6 +208,21 @@ fn hello() -> Vec<u8> {
 }
 
 const HEADER: &[u8] = b"PROXY TCP4 198.51.100.9 203.0.113.1 4321 443\r\n";
+
+#[test]
+fn an_endpoint_that_resets_everybody_before_a_byte_is_taken_out() {
+    let (good, rude) = (Server::echo(), Server::start(reset));
+    let admin = free_addr();
+    let text = file("balancer: round-robin", &[good.addr, rude.addr]);
+    let process = Process::start(&text, &["--admin", &admin.to_string()]);
+    wait("its ejection", || {
+        // Half of them meet it.
+        exchange(&mut process.connect(), b"hello").ok();
+        page(admin)
+            .lines()
+            .any(|line| line.starts_with("fairlead_ejections_total{") && !line.ends_with(" 0"))
+    });
+}
 
 #[test]
 fn whoever_sends_byte_by_byte_is_served_and_whoever_stops_is_cut() {

@@ -177,10 +177,21 @@ fn the_server_name_chooses_the_service_and_the_hello_arrives_untouched() {
         file("", &[plain.addr]),
         named.addr
     );
+    // A longer suffix, served without a word like the one without a name; and it comes later.
+    let text = text
+        + &format!(
+            "  - name: t/longer:p
+    frontends: [ {{ protocol: tcp, address: \"$FRONT\", sni: [\"*.c.b.example\"] }} ]
+    tiers: [ {{ members: [ {{ name: l, endpoints: [ {{ address: \"{}\" }} ] }} ] }} ]
+",
+            plain.addr
+        );
     let proxy = Proxy::start(1, &text);
     for (name, is_named) in [
         ("a.example", true),
         ("x.b.example", true),
+        ("c.b.example", true),
+        ("x.c.b.example", false),
         ("b.example", false),
         ("other.example", false),
     ] {

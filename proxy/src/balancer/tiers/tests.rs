@@ -127,6 +127,20 @@ fn a_tier_below_min_healthy_takes_nothing_while_another_can() {
 }
 
 #[test]
+fn a_tier_that_is_held_returns_before_one_below_min_healthy_helps_out() {
+    let policy = Policy {
+        min_healthy: 3,
+        ..Policy::default()
+    };
+    let mut holds = Holds::default();
+    distribute(&[tier(2, 2), tier(0, 10)], &policy, &mut holds, Tick(0));
+    let decided = distribute(&[tier(2, 2), tier(10, 10)], &policy, &mut holds, Tick(1));
+    assert!(decided.tiers[1].held_until.is_some());
+    let shares = decided.tiers.iter().map(|tier| percent(tier.share));
+    assert_eq!(shares.collect::<Vec<_>>(), [0, 100]);
+}
+
+#[test]
 fn without_fallback_later_tiers_are_never_used() {
     for healthy in [0, 2, 10] {
         let tiers = [tier(healthy, 10), tier(10, 10)];
