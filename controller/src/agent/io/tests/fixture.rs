@@ -226,8 +226,14 @@ impl Fleet {
         .await
     }
 
-    /// A channel to the agent's port, as a proxy's pod has it.
+    /// A channel to the agent's port, as a proxy's pod has it; by then the agent has been told its
+    /// proxy group. Before, it refuses what it has been told nothing of.
     pub(super) async fn channel(&self, agent: &AgentHandle) -> Channel {
+        let status = agent.status().unwrap();
+        eventually("the member's proxy group at its agent", async || {
+            status.shared.received.lock().group().map(drop)
+        })
+        .await;
         let addr = agent.proxies_addr().await.unwrap();
         let ca = Certificate::from_pem(self.bundle().await);
         let tls = ClientTlsConfig::new()
