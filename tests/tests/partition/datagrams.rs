@@ -123,7 +123,7 @@ impl Datagrams {
                 Verdict::Drop(_) => break,
             };
             let left = flows.take_left();
-            sent.left.extend(left.map(|(home, _)| home.live.addr));
+            sent.left.extend(left.map(|left| left.home.live.addr));
             let home = &flows.get_mut(key).expect("it has just been found").home;
             let at = home.live.addr;
             sent.path.push((at, new));
