@@ -10,7 +10,7 @@
 //! | `handshake` | what lies between a SYN and a listener's queue |
 //! | [`pipe`] | pipes for `splice(2)`, and the two halves of a splice |
 //! | [`poll`] | epoll, edge-triggered |
-//! | [`slice`] | how soon a thread runs once it is woken |
+//! | [`mod@slice`] | how soon a thread runs once it is woken |
 //! | [`tcp`] | accept, connect, receive, send, options, the ways to close |
 //! | [`wake`] | a counter that wakes a thread which waits in [`poll`] |
 

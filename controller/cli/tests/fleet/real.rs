@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::Context;
-use fairlead_api::mcs::v1beta1::ServiceExport;
+use fairlead_api::{mcs::v1beta1::ServiceExport, service::MultiClusterService};
 use fairlead_tests::{fleet::Fleet, real::RealServer, wait};
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Pod, Service},
@@ -64,6 +64,7 @@ impl Clusters {
     pub(crate) async fn fleet(&self) -> anyhow::Result<OnReal<'_>> {
         let turn = self.turn.lock().await;
         let started = self.started.get_or_try_init(Started::new).await?;
+        forget_policy(&started.hub.server.client()).await?;
         let mut pods = BTreeMap::new();
         for (index, (name, cluster)) in (1..).zip(&started.members) {
             let ips = [1, 2].map(|pod| Ipv4Addr::new(10, 77, index, pod));
@@ -222,6 +223,17 @@ async fn prepare(client: &Client, ips: &[Ipv4Addr]) -> anyhow::Result<()> {
         Ok((addresses == wanted).then_some(()).ok_or(addresses))
     })
     .await
+}
+
+/// What an earlier fleet was told of tiers and weights goes.
+async fn forget_policy(hub: &Client) -> anyhow::Result<()> {
+    let services = Api::<MultiClusterService>::namespaced(hub.clone(), "demo");
+    match services.delete("echo", &DeleteParams::default()).await {
+        Ok(_) => Ok(()),
+        // Also before the first fleet, which installs the kind.
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// A pod as a kubelet would leave it: running, ready, with an address.

@@ -31,7 +31,7 @@ impl Strict {
         let all = [
             ("connections", self.tcp.stop().await),
             ("new flows", self.new_flows.stop().await),
-            ("long flows", self.long_flows.stop().await),
+            (LONG_FLOWS, self.long_flows.stop().await),
         ];
         let mut failed = Vec::new();
         for (kind, answers) in &all {
@@ -64,3 +64,6 @@ pub(crate) async fn counters(fleet: &Fleet) -> String {
     lines.extend(dropped.map(|line| format!("kernel socket {line}")));
     lines.join("\n")
 }
+
+/// What [`Strict::stop`] calls flows that go on for as long as it runs.
+pub(crate) const LONG_FLOWS: &str = "long flows";
