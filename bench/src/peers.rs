@@ -329,25 +329,25 @@ pub(crate) fn start_server(place: &Place, ip: Ipv4Addr) -> anyhow::Result<Child>
     {
         bail!("port {ECHO_PORT} is taken: another benchmark runs here");
     }
-    let mut command = place.command(Role::Server, &std::env::current_exe()?);
-    let mut child = command
-        .args(["server", "--bind", &ip.to_string()])
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("{command:?}"))?;
-    wait_for_word(&mut child).context("the server")?;
-    Ok(child)
+    start_own(place, &["server", "--bind", &ip.to_string()])
 }
 
-/// Waits until a program of ours says `ready`. What it says afterwards can still be read.
-pub(crate) fn wait_for_word(child: &mut Child) -> anyhow::Result<()> {
+/// Starts this program where the servers are, and waits until it says `ready`. What it says afterwards
+/// can still be read.
+pub(crate) fn start_own(place: &Place, arguments: &[&str]) -> anyhow::Result<Child> {
+    let mut command = place.command(Role::Server, &std::env::current_exe()?);
+    command.args(arguments).stdout(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("{command:?}"))?;
     let stdout = child.stdout.as_mut().context("its output")?;
     let mut word = [0; 6];
-    stdout.read_exact(&mut word).context("did not start")?;
+    stdout
+        .read_exact(&mut word)
+        .with_context(|| format!("{command:?} did not start"))?;
     if &word != b"ready\n" {
-        bail!("did not start: {}", String::from_utf8_lossy(&word));
+        let said = String::from_utf8_lossy(&word);
+        bail!("{command:?} did not start: {said}");
     }
-    Ok(())
+    Ok(child)
 }
 
 /// One short piece of load; whether any of it came through.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 #[path = "tcp/support.rs"]
+#[allow(dead_code, reason = "shared with the other test programs")]
 mod support;
 
 #[path = "tcp/admission.rs"]

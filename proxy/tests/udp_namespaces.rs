@@ -16,7 +16,7 @@ use std::{
 #[allow(dead_code, reason = "shared with the TCP tests")]
 mod support;
 
-use support::{PATIENCE, wait};
+use support::{Holdings, PATIENCE, wait};
 
 #[test]
 fn answers_leave_from_the_address_that_was_asked() {
@@ -136,7 +136,7 @@ fn inside_flood() {
     let front = "10.99.0.1:5000".parse().unwrap();
     let known = client("10.99.0.2".parse().unwrap());
     assert!(ask(&known, front, b"before").is_some());
-    let before = held();
+    let before = Holdings::at_rest(metrics);
     let sources = u32::try_from(files).unwrap().min(40_000);
     for source in 0..sources {
         let ip = Ipv4Addr::from(0x0a64_0000 + source);
@@ -161,33 +161,8 @@ fn inside_flood() {
     assert!(came > files / 4, "{came} flows came");
     assert!(turned_away >= came - flows, "each that went was counted");
     wait("the flood to be forgotten", || {
-        ask(&known, front, b"still").is_some() && held() == before
+        ask(&known, front, b"still").is_some() && Holdings::at_rest(metrics) == before
     });
-}
-
-/// Files, tasks and flows; looked at until two looks agree, for the last question's connection and
-/// a session's end take a moment.
-fn held() -> [u64; 3] {
-    let look = || {
-        let page = metrics();
-        let flows = sum(&page, "fairlead_thread_flows{");
-        [
-            value(&page, "fairlead_fds_open"),
-            value(&page, "fairlead_control_tasks"),
-            flows,
-        ]
-    };
-    let mut last = look();
-    wait("it to be at rest", || {
-        let page = metrics();
-        let busy = ["sessions", "stragglers", "pipes"];
-        let busy = busy.map(|what| sum(&page, &format!("fairlead_thread_{what}{{")));
-        let now = look();
-        let is_settled = now == last && busy == [0; 3];
-        last = now;
-        is_settled
-    });
-    last
 }
 
 #[test]
@@ -226,7 +201,7 @@ fn inside_vanishing() {
         session
     };
     drop(session([10, 99, 0, 2]));
-    let before = held();
+    let before = Holdings::at_rest(metrics);
     // Clients at one address, an endpoint at another one; then both hosts are gone without a word.
     let live: Vec<_> = (0..40).map(|_| session([10, 99, 0, 5])).collect();
     let mut stays = session([10, 99, 0, 2]);
@@ -255,7 +230,9 @@ fn inside_vanishing() {
         stays.read_exact(&mut [0]).ok();
     }
     drop(stays);
-    wait("nothing to be left", || held() == before);
+    wait("nothing to be left", || {
+        Holdings::at_rest(metrics) == before
+    });
     drop(live);
 }
 

@@ -1,18 +1,11 @@
 //! What is tried at an address that has fallen silent.
 
-use std::{
-    io::Read as _,
-    net::SocketAddrV4,
-    process::{Child, Stdio},
-    time::SystemTime,
-};
-
-use anyhow::Context;
+use std::{io::Read as _, net::SocketAddrV4, process::Child, time::SystemTime};
 
 use crate::{
     load::{client::Trouble, tap},
     peers,
-    place::{Place, Role},
+    place::Place,
 };
 
 /// Counts the connects that are tried at an address, in front of it.
@@ -37,13 +30,7 @@ pub(crate) struct Silence {
 
 impl Tap {
     pub(crate) fn start(place: &Place, to: SocketAddrV4) -> anyhow::Result<Self> {
-        let mut command = place.command(Role::Server, &std::env::current_exe()?);
-        command.args(["tap", "--to", &to.to_string()]);
-        let mut child = command
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("{command:?}"))?;
-        peers::wait_for_word(&mut child).context("the tap")?;
+        let child = peers::start_own(place, &["tap", "--to", &to.to_string()])?;
         Ok(Self { child })
     }
 

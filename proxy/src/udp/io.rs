@@ -402,26 +402,16 @@ impl Datagrams {
             return Err(Unsent::Dropped(DatagramDrop::Pressure));
         };
         let endpoint = flow.home.live.addr;
-        let index = key.index as usize;
-        if index >= self.upstreams.len() {
-            self.upstreams.resize_with(index + 1, || None);
+        if let Some(earlier) = self.upstreams.get_mut(key.index as usize) {
+            *earlier = None;
         }
-        self.upstreams[index] = None;
         let opened = datagram::connect(endpoint).and_then(|socket| {
             watch.flow(socket.as_fd(), key)?;
             Ok(socket)
         });
         match opened {
             Ok(socket) => {
-                self.upstreams[index] = Some(Upstream {
-                    key,
-                    socket,
-                    listener,
-                    trains: true,
-                    batch: 1,
-                    round: self.round,
-                    former,
-                });
+                self.attach(key, socket, listener, former);
                 Ok(())
             }
             Err(error) => Err(match unsent_of(&error) {
@@ -429,6 +419,23 @@ impl Datagrams {
                 refused => refused,
             }),
         }
+    }
+
+    /// Gives a flow its socket.
+    fn attach(&mut self, key: Key, socket: OwnedFd, listener: u32, former: Option<Box<Former>>) {
+        let index = key.index as usize;
+        if index >= self.upstreams.len() {
+            self.upstreams.resize_with(index + 1, || None);
+        }
+        self.upstreams[index] = Some(Upstream {
+            key,
+            socket,
+            listener,
+            trains: true,
+            batch: 1,
+            round: self.round,
+            former,
+        });
     }
 
     /// Sends the message in a slot of the inbox through a flow's socket.

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     harness::Process,
-    support::{PATIENCE, Server, exchange, file, free_addr, reset, wait},
+    support::{Holdings, PATIENCE, Server, exchange, file, free_addr, reset, wait},
 };
 
 /// A proxy whose service is behind three frontends: plain, by server name, and with PROXY headers.
@@ -71,7 +71,9 @@ services:
             let counted = self.counted();
             !counted.is_empty() && counted == self.logged()
         });
-        Holdings::at_rest(self.admin)
+        let rest = Holdings::at_rest(|| page(self.admin));
+        assert_eq!(rest.flows, 0);
+        rest
     }
 
     /// A client of the plain frontend whose endpoint answers.
@@ -117,64 +119,6 @@ services:
             *counts.entry(reason).or_default() += 1;
         }
         counts
-    }
-}
-
-/// What lives in the process, by its own account, but for what answers the question.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Holdings {
-    files: u64,
-    tasks: u64,
-    /// Sessions, flows, connects that lost their race, pipes.
-    busy: u64,
-}
-
-impl Holdings {
-    fn now(admin: SocketAddr) -> Self {
-        let page = page(admin);
-        let sum = |families: &[&str]| -> u64 {
-            let is_asked = |line: &&str| {
-                let name = line.split(['{', ' ']).next();
-                name.is_some_and(|name| families.contains(&name))
-            };
-            let values = page.lines().filter(is_asked);
-            let values = values.map(|line| line.rsplit(' ').next().unwrap());
-            values.map(|value| value.parse::<u64>().unwrap()).sum()
-        };
-        Self {
-            files: sum(&["fairlead_fds_open"]),
-            tasks: sum(&["fairlead_control_tasks"]),
-            busy: sum(&[
-                "fairlead_thread_sessions",
-                "fairlead_thread_flows",
-                "fairlead_thread_stragglers",
-                "fairlead_thread_pipes",
-            ]),
-        }
-    }
-
-    /// Nothing is under way. A first look may come before the last session's pipe or loser has gone,
-    /// or the former question's connection has: what two looks agree on has settled.
-    pub(crate) fn at_rest(admin: SocketAddr) -> Self {
-        let mut last = Self::now(admin);
-        wait("it to be at rest", || {
-            let now = Self::now(admin);
-            let is_settled = now == last && now.busy == 0;
-            last = now;
-            is_settled
-        });
-        last
-    }
-
-    /// Waits until the process holds what it did then: no more, and no less either, for then it was
-    /// not at rest.
-    pub(crate) fn wait_for(&self, admin: SocketAddr) {
-        let mut now = Self::now(admin);
-        let start = std::time::Instant::now();
-        while now != *self {
-            assert!(start.elapsed() < PATIENCE, "{self:?} before, {now:?} now");
-            now = Self::now(admin);
-        }
     }
 }
 
@@ -261,7 +205,7 @@ fn whoever_sends_byte_by_byte_is_served_and_whoever_stops_is_cut() {
         );
     }
     drop(stalled);
-    before.wait_for(stage.admin);
+    before.wait_for(|| page(stage.admin));
 }
 
 #[test]
@@ -309,7 +253,7 @@ fn a_reset_at_any_step_leaves_nothing_behind_and_is_told_alike_by_metrics_and_lo
         assert_eq!(half.read(&mut [0]).unwrap(), 0);
         reset(half);
     }
-    before.wait_for(stage.admin);
+    before.wait_for(|| page(stage.admin));
     wait("metrics and log to agree", || {
         stage.counted() == stage.logged()
     });

@@ -34,6 +34,16 @@ pub(crate) struct Proxy {
     threads: Vec<JoinHandle<std::io::Result<()>>>,
 }
 
+/// What lives in a process, by its own account, but for what answers the question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Holdings {
+    pub(crate) files: u64,
+    pub(crate) tasks: u64,
+    pub(crate) flows: u64,
+    /// Sessions, connects that lost their race, pipes.
+    pub(crate) busy: u64,
+}
+
 impl Proxy {
     /// A proxy for the service `t/s:p`. In `text`, `$FRONT` is the frontend's address and `$LOG`
     /// the access log's path.
@@ -236,4 +246,55 @@ pub(crate) fn exchange(stream: &mut TcpStream, bytes: &[u8]) -> std::io::Result<
 pub(crate) fn reset(stream: TcpStream) {
     let socket = socket2::Socket::from(stream);
     socket.set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+impl Holdings {
+    /// From a page of metrics.
+    fn of(page: &str) -> Self {
+        let sum = |families: &[&str]| -> u64 {
+            let is_asked = |line: &&str| {
+                let name = line.split(['{', ' ']).next();
+                name.is_some_and(|name| families.contains(&name))
+            };
+            let values = page.lines().filter(is_asked);
+            let values = values.map(|line| line.rsplit(' ').next().unwrap());
+            values.map(|value| value.parse::<u64>().unwrap()).sum()
+        };
+        let holdings = Self {
+            files: sum(&["fairlead_fds_open"]),
+            tasks: sum(&["fairlead_control_tasks"]),
+            flows: sum(&["fairlead_thread_flows"]),
+            busy: sum(&[
+                "fairlead_thread_sessions",
+                "fairlead_thread_stragglers",
+                "fairlead_thread_pipes",
+            ]),
+        };
+        assert!(holdings.files > 0 && holdings.tasks > 0, "{page}");
+        holdings
+    }
+
+    /// Nothing but flows is under way. A first look may come before the last session's pipe or loser has
+    /// gone, or the former question's connection has: what two looks agree on has settled.
+    pub(crate) fn at_rest(page: impl Fn() -> String) -> Self {
+        let mut last = Self::of(&page());
+        wait("it to be at rest", || {
+            let now = Self::of(&page());
+            let is_settled = now == last && now.busy == 0;
+            last = now;
+            is_settled
+        });
+        last
+    }
+
+    /// Waits until the process holds what it did then: no more, and no less either, for then it was
+    /// not at rest.
+    pub(crate) fn wait_for(&self, page: impl Fn() -> String) {
+        let mut now = Self::of(&page());
+        let start = Instant::now();
+        while now != *self {
+            assert!(start.elapsed() < PATIENCE, "{self:?} before, {now:?} now");
+            now = Self::of(&page());
+        }
+    }
 }

@@ -64,7 +64,9 @@ impl Clusters {
     pub(crate) async fn fleet(&self) -> anyhow::Result<OnReal<'_>> {
         let turn = self.turn.lock().await;
         let started = self.started.get_or_try_init(Started::new).await?;
-        forget_policy(&started.hub.server.client()).await?;
+        // Its tiers and weights.
+        let hub = started.hub.server.client();
+        forget(&Api::<MultiClusterService>::namespaced(hub, "demo")).await?;
         let mut pods = BTreeMap::new();
         for (index, (name, cluster)) in (1..).zip(&started.members) {
             let ips = [1, 2].map(|pod| Ipv4Addr::new(10, 77, index, pod));
@@ -167,13 +169,7 @@ async fn prepare(client: &Client, ips: &[Ipv4Addr]) -> anyhow::Result<()> {
     let namespace =
         json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "demo" } });
     apply(&Api::<Namespace>::all(client.clone()), "demo", &namespace).await?;
-    let exports = Api::<ServiceExport>::namespaced(client.clone(), "demo");
-    match exports.delete("echo", &DeleteParams::default()).await {
-        Ok(_) => {}
-        // Also before the first fleet, which installs the kind.
-        Err(kube::Error::Api(status)) if status.code == 404 => {}
-        Err(error) => return Err(error.into()),
-    }
+    forget(&Api::<ServiceExport>::namespaced(client.clone(), "demo")).await?;
     let service = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": { "name": "echo", "namespace": "demo" },
         "spec": {
@@ -225,10 +221,12 @@ async fn prepare(client: &Client, ips: &[Ipv4Addr]) -> anyhow::Result<()> {
     .await
 }
 
-/// What an earlier fleet was told of tiers and weights goes.
-async fn forget_policy(hub: &Client) -> anyhow::Result<()> {
-    let services = Api::<MultiClusterService>::namespaced(hub.clone(), "demo");
-    match services.delete("echo", &DeleteParams::default()).await {
+/// What an earlier fleet was told goes.
+async fn forget<K>(api: &Api<K>) -> anyhow::Result<()>
+where
+    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    match api.delete("echo", &DeleteParams::default()).await {
         Ok(_) => Ok(()),
         // Also before the first fleet, which installs the kind.
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),

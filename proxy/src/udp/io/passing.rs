@@ -4,7 +4,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use fairlead_runtime::clock::Tick;
 
-use super::{Datagrams, Upstream, Watch};
+use super::{Datagrams, Watch};
 use crate::{
     access_log::Reason,
     metrics::DatagramDrop,
@@ -139,19 +139,7 @@ impl Datagrams {
             self.flows.abort(key, end, &mut self.closed);
             return self.bury();
         }
-        let index = key.index as usize;
-        if index >= self.upstreams.len() {
-            self.upstreams.resize_with(index + 1, || None);
-        }
-        self.upstreams[index] = Some(Upstream {
-            key,
-            socket,
-            listener,
-            trains: true,
-            batch: 1,
-            round: self.round,
-            former: None,
-        });
+        self.attach(key, socket, listener, None);
     }
 }
 
