@@ -7,37 +7,35 @@
 //!
 //! Cost of a change: O(endpoints of the service), plus O(members of the service) a group.
 
+mod endpoints;
+mod frontends;
 mod policy;
 #[cfg(test)]
 mod tests;
 mod tiers;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use fairlead_api::{
     proxy::ProxyGroup,
     service::{FrontendSpec, MultiClusterService},
 };
 use fairlead_config::{
-    endpoint::{Endpoint, EndpointKey, Hop, ObjectState, Target},
-    frontend::{AcceptProxy, AcceptedVersions, Frontend, Protocol, SniPattern},
-    name::{FrontendName, MemberName, ServiceName},
+    frontend::{Frontend, Protocol},
+    name::{MemberName, ServiceName},
     policy::Policy,
-    service::{ENDPOINTS_MAX, Service},
+    service::Service,
     snapshot::Endpoints,
 };
 
+pub(crate) use endpoints::{MemberRows, member_rows};
+pub use frontends::{allocated_port, is_settled, wanted};
 pub use tiers::{Place, tier_of};
 
 use crate::{
-    addresses, claims,
-    ports::{self, WantedPort},
+    claims,
     services::{Import, UnionPort},
-    world::{GroupName, Heartbeat, ServiceKey, SliceEndpoint, World, matches_pattern},
+    world::{GroupName, ServiceKey, World, matches_pattern},
 };
 
 /// What is the same for every proxy group.
@@ -83,18 +81,6 @@ pub struct Part {
     pub withdrawn: bool,
     /// Endpoints that did not fit.
     pub left_out: usize,
-}
-
-/// What a member's mirrored slices say of a service, whatever the import makes of it.
-#[derive(Debug, Default)]
-pub(crate) struct MemberRows {
-    /// Addresses refused, and why.
-    refused: Vec<(String, String)>,
-    /// Distinct addresses taken, and those of them that are ready.
-    endpoints: usize,
-    ready: usize,
-    /// By the member's own name of the port and its protocol, in order.
-    ports: BTreeMap<(String, String), Vec<Arc<Endpoint>>>,
 }
 
 /// Where a proxy group is and listens.
@@ -224,7 +210,7 @@ pub fn backend(world: &World, key: &ServiceKey, import: &Import) -> Backend {
         .filter(|union| protocol_of(union).is_some());
     for (port, union) in ports.iter_mut().zip(unions) {
         let probed = port.policy.health_check.is_some();
-        port.endpoints = Arc::new(endpoints(world, key, union, probed, &mut members));
+        port.endpoints = Arc::new(endpoints::of_port(world, key, union, probed, &mut members));
     }
     Backend {
         ports,
@@ -254,7 +240,8 @@ pub fn rows(
         None => services_of(world, key, backend, view),
     };
     for port in &backend.ports {
-        rows.frontends.extend(frontends(policy, port, view));
+        rows.frontends
+            .extend(frontends::of_port(policy, port, view));
     }
     rows
 }
@@ -273,77 +260,12 @@ fn services_of(world: &World, key: &ServiceKey, backend: &Backend, view: &View) 
     rows
 }
 
-/// The frontends a group should have for a service, and those that cannot be, with the reason.
-pub fn wanted(
-    key: &ServiceKey,
-    import: Option<&Import>,
-    policy: Option<&MultiClusterService>,
-    view: &View,
-) -> (Vec<WantedPort>, Vec<String>) {
-    let mut wanted: BTreeMap<(String, Protocol), WantedPort> = BTreeMap::new();
-    let mut problems = Vec::new();
-    let unions = import.map_or(&[][..], |import| &import.ports[..]);
-    let pattern = view
-        .services
-        .iter()
-        .any(|pattern| matches_pattern(pattern, key));
-    for union in unions {
-        let Some(protocol) = protocol_of(union) else {
-            continue;
-        };
-        let service = format!("{key}:{}", union.port.label());
-        let asked = policy.into_iter().flat_map(|policy| view.asked(policy));
-        let mut asked = asked.filter(|frontend| concerns(frontend, &union.port.label(), union));
-        let first = asked.next();
-        if asked.next().is_some() {
-            problems.push(format!(
-                "two frontends of proxy group {} name port {}; the first counts",
-                view.group,
-                union.port.label()
-            ));
-        }
-        if first.is_none() && !pattern {
-            continue;
-        }
-        let want = WantedPort {
-            service: service.clone(),
-            protocol,
-            service_port: u16::try_from(union.port.port).expect("checked by aggregate"),
-            listen_port: first
-                .and_then(|frontend| frontend.listen_port)
-                .and_then(|port| u16::try_from(port).ok()),
-            shared: first.is_some_and(|frontend| !frontend.sni.is_empty()),
-        };
-        wanted.insert((service, protocol), want);
-    }
-    for frontend in policy.into_iter().flat_map(|policy| view.asked(policy)) {
-        let found = unions.iter().any(|union| {
-            protocol_of(union).is_some() && concerns(frontend, &union.port.label(), union)
-        });
-        if let Some(port) = frontend
-            .port
-            .as_ref()
-            .filter(|_| !found && import.is_some())
-        {
-            problems.push(format!("the import has no TCP or UDP port {port}"));
-        }
-    }
-    (wanted.into_values().collect(), problems)
-}
-
 /// The transport that proxies can serve this port with. SCTP stays in the import only.
 pub fn protocol_of(union: &UnionPort) -> Option<Protocol> {
     match union.port.protocol() {
         "TCP" => Some(Protocol::Tcp),
         "UDP" => Some(Protocol::Udp),
         _ => None,
-    }
-}
-
-fn concerns(frontend: &FrontendSpec, label: &str, union: &UnionPort) -> bool {
-    match frontend.port.as_deref() {
-        None => true,
-        Some(port) => port == label || port == union.port.port.to_string(),
     }
 }
 
@@ -382,167 +304,6 @@ fn parts(
     parts
 }
 
-fn endpoints(
-    world: &World,
-    key: &ServiceKey,
-    union: &UnionPort,
-    probed: bool,
-    parts: &mut BTreeMap<MemberName, Part>,
-) -> Endpoints {
-    let mut all: Vec<Arc<Endpoint>> = Vec::new();
-    for (name, local) in &union.exposed_by {
-        let (Some(member), Some(part)) = (world.members.get(name), parts.get_mut(name)) else {
-            continue;
-        };
-        let withdrawn = member.heartbeat == Heartbeat::Lost && !probed;
-        part.withdrawn |= withdrawn;
-        let rows = world.member_rows(key, name);
-        let Some(of_port) = rows
-            .ports
-            .get(&(local.clone(), union.port.protocol().to_owned()))
-        else {
-            continue;
-        };
-        let room = ENDPOINTS_MAX - all.len();
-        part.left_out += of_port.len().saturating_sub(room);
-        let fitting = of_port.iter().take(room);
-        all.extend(fitting.map(|endpoint| match withdrawn {
-            false => Arc::clone(endpoint),
-            true => Arc::new(Endpoint {
-                state: ObjectState::NotReady,
-                ..(**endpoint).clone()
-            }),
-        }));
-    }
-    // Members come in order, and so do the endpoints of each: this builds in one pass.
-    all.into_iter().collect()
-}
-
-/// Works out what a member's mirrored slices say of a service.
-pub(crate) fn member_rows(world: &World, key: &ServiceKey, name: &MemberName) -> MemberRows {
-    let mut rows = MemberRows::default();
-    let slices = world.slices.get(key).and_then(|slices| slices.get(name));
-    let (Some(member), Some(slices)) = (world.members.get(name), slices) else {
-        return rows;
-    };
-    let mut seen: BTreeMap<IpAddr, bool> = BTreeMap::new();
-    let mut ports: BTreeMap<(String, String), Endpoints> = BTreeMap::new();
-    for slice in slices.values() {
-        let unreadable = slice.unreadable.iter();
-        rows.refused
-            .extend(unreadable.map(|text| (text.clone(), "is no IP address".to_owned())));
-        for endpoint in &slice.endpoints {
-            if let Some(why) = addresses::refusal(endpoint.ip, member, world.settings) {
-                rows.refused.push((endpoint.ip.to_string(), why));
-                continue;
-            }
-            *seen.entry(endpoint.ip).or_default() |= endpoint.state == ObjectState::Ready;
-            for port in &slice.ports {
-                let of_port = ports
-                    .entry((port.name.clone(), port.protocol.clone()))
-                    .or_default();
-                put(of_port, name, endpoint, port.port);
-            }
-        }
-    }
-    rows.endpoints = seen.len();
-    rows.ready = seen.values().filter(|ready| **ready).count();
-    rows.refused.sort();
-    rows.refused.dedup();
-    let ports = ports.into_iter();
-    rows.ports = ports
-        .map(|(port, endpoints)| (port, endpoints.values().cloned().collect()))
-        .collect();
-    rows
-}
-
-/// An address may stand in two slices while one of them is being rewritten: what is good in either
-/// is good.
-fn put(all: &mut Endpoints, member: &MemberName, endpoint: &SliceEndpoint, port: u16) {
-    let key = EndpointKey {
-        member: member.clone(),
-        target: Target::Addr((endpoint.ip, port).into()),
-    };
-    let better = all
-        .get(&key)
-        .is_none_or(|have| rank(endpoint.state) < rank(have.state));
-    if better {
-        let row = Endpoint {
-            key,
-            weight: ENDPOINT_WEIGHT,
-            zone: endpoint.zone.clone(),
-            state: endpoint.state,
-            hop: Hop::Direct,
-        };
-        all.insert(Arc::new(row));
-    }
-}
-
-fn rank(state: ObjectState) -> u8 {
-    match state {
-        ObjectState::Ready => 0,
-        ObjectState::Draining => 1,
-        ObjectState::NotReady => 2,
-    }
-}
-
-fn frontends(
-    policy: Option<&MultiClusterService>,
-    port: &BackendPort,
-    view: &View,
-) -> Vec<Frontend> {
-    let at = (port.name.as_str().to_owned(), port.protocol);
-    let Some(number) = view.allocated.get(&at) else {
-        return Vec::new();
-    };
-    let label = port.name.parts().2;
-    let asked = policy.into_iter().flat_map(|policy| view.asked(policy));
-    let spec = asked
-        .into_iter()
-        .find(|frontend| match frontend.port.as_deref() {
-            None => true,
-            Some(wanted) => wanted == label || wanted == port.number.to_string(),
-        });
-    let listen: BTreeSet<IpAddr> = view.listen.iter().copied().collect();
-    let listen = listen.into_iter();
-    listen
-        .filter_map(|ip| frontend(port, ip, *number, spec))
-        .collect()
-}
-
-fn frontend(
-    port: &BackendPort,
-    ip: IpAddr,
-    number: u16,
-    spec: Option<&FrontendSpec>,
-) -> Option<Frontend> {
-    let name = format!("{}/{}@{ip}", port.name, port.protocol.as_str());
-    let networks = |all: &[String]| all.iter().filter_map(|text| text.parse().ok()).collect();
-    let proxies: Vec<_> = spec.map_or_else(Vec::new, |spec| networks(&spec.proxy_protocol_from));
-    let sni = spec.map_or(&[][..], |spec| &spec.sni[..]).iter();
-    Some(Frontend {
-        name: FrontendName::parse(&name).ok()?,
-        protocol: port.protocol,
-        ip,
-        ports: number..=number,
-        service: port.name.clone(),
-        sni: sni.map(|text| sni_pattern(text)).collect(),
-        allow: spec.map_or_else(Vec::new, |spec| networks(&spec.allow)),
-        proxy_protocol: (!proxies.is_empty()).then_some(AcceptProxy {
-            versions: AcceptedVersions::Any,
-            from: proxies,
-        }),
-    })
-}
-
-fn sni_pattern(text: &str) -> SniPattern {
-    let text = text.to_ascii_lowercase();
-    match text.strip_prefix("*.") {
-        Some(suffix) => SniPattern::Suffix(suffix.to_owned()),
-        None => SniPattern::Exact(text),
-    }
-}
-
 /// The member's weight for this service: the policy's for the member, else its tier's, else the
 /// export's own, else 100, each less the smallest claim.
 pub fn weigh<'w>(
@@ -568,34 +329,4 @@ pub fn weigh<'w>(
         .get(member)
         .map_or(&[][..], |member| &member.claims);
     claims::weigh(configured.unwrap_or(claims::WEIGHT_DEFAULT), claims, key)
-}
-
-/// Every endpoint of a member weighs the same; slow start needs room below.
-const ENDPOINT_WEIGHT: u16 = 100;
-
-/// A frontend's address in status.
-pub fn allocated_port(view: &View, port: &str, protocol: Protocol) -> Option<u16> {
-    view.allocated.get(&(port.to_owned(), protocol)).copied()
-}
-
-/// Whether the group's allocations are exactly what this service wants of it, so that nothing has
-/// to be allocated anew.
-pub fn is_settled(
-    key: &ServiceKey,
-    wanted: &[WantedPort],
-    view: &View,
-    range: fairlead_api::proxy::PortRange,
-) -> bool {
-    let prefix = format!("{key}:");
-    let first = (prefix.clone(), Protocol::Tcp);
-    let theirs = view
-        .allocated
-        .range(first..)
-        .take_while(|((service, _), _)| service.starts_with(&prefix))
-        .count();
-    theirs == wanted.len()
-        && wanted.iter().all(|want| {
-            let port = view.allocated.get(&(want.service.clone(), want.protocol));
-            port.is_some_and(|port| ports::fits(want, *port, range))
-        })
 }

@@ -9,6 +9,7 @@
 mod tests;
 
 mod handed;
+mod proxy;
 
 pub use handed::Source;
 
@@ -27,14 +28,15 @@ use fairlead_config::{
     xds::{
         chunks,
         proto::{
-            core::{AddressKind, Port},
-            fairlead::{ProxyState, Verdict, VerdictKind},
+            fairlead::VerdictKind,
             load_stats::{LoadStatsRequest, LoadStatsResponse},
         },
     },
 };
 use fairlead_runtime::clock::Tick;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use proxy::{Proxy, STALE_AFTER};
 
 use crate::{
     board::Board,
@@ -63,25 +65,6 @@ pub struct Fleet {
     loads_taken: Tick,
     /// The proxies that were not heard from at the last sweep.
     silent: BTreeSet<ProxyId>,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Proxy {
-    version: String,
-    streams: u32,
-    /// The hash acknowledged last, and whether that is all it was sent.
-    applied: Option<String>,
-    settled: bool,
-    refused: Vec<Refusal>,
-    reported: Option<(Tick, Time)>,
-    /// The number of sessions that was news last, and when it was.
-    told: Option<(u64, Tick)>,
-    state: ProxyState,
-    sessions: BTreeMap<(ServiceName, MemberName), u64>,
-    verdicts: BTreeMap<(ServiceName, MemberName, String), (VerdictKind, String)>,
-    gone_since: Option<Tick>,
-    /// An earlier leader knew it: since when this one waits to hear of it.
-    expected: Option<Tick>,
 }
 
 /// What a proxy says of an endpoint, for `explain`.
@@ -127,12 +110,8 @@ impl Fleet {
     /// its sessions are unknown and it counts as connected.
     pub fn expect(&mut self, id: &ProxyId, version: &str, now: Tick) {
         if !self.proxies.contains_key(id) {
-            let proxy = Proxy {
-                version: version.to_owned(),
-                expected: Some(now),
-                ..Proxy::default()
-            };
-            self.proxies.insert(id.clone(), proxy);
+            self.proxies
+                .insert(id.clone(), Proxy::expected(version, now));
             self.dirty_groups.insert(id.group.clone());
         }
     }
@@ -185,61 +164,15 @@ impl Fleet {
         time: &Time,
     ) {
         let proxy = self.proxies.entry(id.clone()).or_default();
-        if proxy.reported.is_none() || first {
+        let news = proxy.take(report, first, now, time);
+        if news.status {
             self.dirty_groups.insert(id.group.clone());
         }
-        let names_only = first
-            && report.proxy.is_none()
-            && report.cluster_stats.is_empty()
-            && report.verdicts.is_empty();
-        proxy.reported = (!names_only).then(|| (now, time.clone()));
-        proxy.expected = None;
-        if let Some(state) = &report.proxy {
-            if !state.version.is_empty() && proxy.version != state.version {
-                proxy.version.clone_from(&state.version);
-                self.dirty_groups.insert(id.group.clone());
-            }
-            proxy.state = state.clone();
-        }
-        let level = proxy.state.sessions + proxy.state.flows;
-        let told = proxy.told.filter(|(_, at)| now.since(*at) < RETOLD_AFTER);
-        if told.map(|(level, _)| level) != Some(level) {
-            proxy.told = Some((level, now));
+        if news.level {
             self.group_loads.insert(id.group.clone());
         }
-        if first {
-            self.dirty_services
-                .extend(proxy.verdicts.keys().map(|(service, ..)| key_of(service)));
-            self.dirty_services
-                .extend(proxy.sessions.keys().map(|(service, _)| key_of(service)));
-            proxy.verdicts.clear();
-            proxy.sessions.clear();
-        }
-        for stats in &report.cluster_stats {
-            let Ok(service) = ServiceName::parse(&stats.cluster_name) else {
-                continue;
-            };
-            for locality in &stats.upstream_locality_stats {
-                let region = locality.locality.as_ref().map(|one| one.region.as_str());
-                let Some(Ok(member)) = region.map(MemberName::parse) else {
-                    continue;
-                };
-                // Flows move by themselves: nobody waits for them.
-                let active = locality.total_active_connections;
-                let at = (service.clone(), member);
-                match proxy.sessions.insert(at, active) {
-                    Some(old) if old == active => {}
-                    // The first report and the end of the last session are news.
-                    Some(_) if active > 0 => drop(self.dirty_loads.insert(key_of(&service))),
-                    _ => drop(self.dirty_services.insert(key_of(&service))),
-                }
-            }
-        }
-        for verdict in &report.verdicts {
-            if let Some(service) = proxy.judge(verdict) {
-                self.dirty_services.insert(key_of(&service));
-            }
-        }
+        self.dirty_services.extend(news.services);
+        self.dirty_loads.extend(news.loads);
     }
 
     /// Forgets proxies that have been gone for long, and looks who has fallen silent since the last
@@ -264,12 +197,8 @@ impl Fleet {
         let silent: BTreeSet<ProxyId> = silent.map(|(id, _)| id.clone()).collect();
         if self.silent != silent {
             self.silent = silent;
-            let reported = self
-                .proxies
-                .values()
-                .flat_map(|proxy| proxy.sessions.keys());
-            self.dirty_services
-                .extend(reported.map(|(service, _)| key_of(service)));
+            let reported = self.proxies.values().flat_map(Proxy::with_sessions);
+            self.dirty_services.extend(reported.cloned());
         }
     }
 
@@ -362,16 +291,11 @@ impl Fleet {
                 continue;
             }
             unknown |= !fresh && serves(&id.group);
-            for ((service, member), active) in &proxy.sessions {
-                if is_of(service, key) {
-                    let load = loads.entry(member.clone()).or_default();
-                    load.active = Some(load.active.unwrap_or(0) + active);
-                }
+            for (member, active) in proxy.sessions_of(key) {
+                let load = loads.entry(member.clone()).or_default();
+                load.active = Some(load.active.unwrap_or(0) + active);
             }
-            for ((service, member, _), (kind, _)) in &proxy.verdicts {
-                if !is_of(service, key) {
-                    continue;
-                }
+            for ((_, member, _), (kind, _)) in proxy.verdicts_of(key) {
                 let load = loads.entry(member.clone()).or_default();
                 match kind {
                     VerdictKind::Healthy => load.healthy += 1,
@@ -412,17 +336,15 @@ impl Fleet {
     pub fn verdicts(&self, key: &ServiceKey) -> Vec<EndpointVerdict> {
         let mut all = Vec::new();
         for (id, proxy) in &self.proxies {
-            for ((service, member, address), (kind, reason)) in &proxy.verdicts {
-                if is_of(service, key) {
-                    all.push(EndpointVerdict {
-                        proxy: id.clone(),
-                        service: service.clone(),
-                        member: member.clone(),
-                        address: address.clone(),
-                        kind: *kind,
-                        reason: reason.clone(),
-                    });
-                }
+            for ((service, member, address), (kind, reason)) in proxy.verdicts_of(key) {
+                all.push(EndpointVerdict {
+                    proxy: id.clone(),
+                    service: service.clone(),
+                    member: member.clone(),
+                    address: address.clone(),
+                    kind: *kind,
+                    reason: reason.clone(),
+                });
             }
         }
         all
@@ -486,59 +408,6 @@ impl Fleet {
     }
 }
 
-impl Proxy {
-    fn is_fresh(&self, now: Tick) -> bool {
-        let reported = self.reported.as_ref();
-        reported.is_some_and(|(at, _)| now.since(*at) < STALE_AFTER)
-    }
-
-    /// One that said it leaves, and went, has no sessions any more.
-    fn has_left(&self) -> bool {
-        self.streams == 0 && self.state.leaving
-    }
-
-    /// The service whose verdicts changed, if any did.
-    fn judge(&mut self, verdict: &Verdict) -> Option<ServiceName> {
-        let service = ServiceName::parse(&verdict.service).ok()?;
-        let member = MemberName::parse(&verdict.member).ok()?;
-        let address = match verdict.address.as_ref()?.address.as_ref()? {
-            AddressKind::Socket(socket) => match socket.port.as_ref()? {
-                Port::Value(port) => format!("{}:{port}", socket.address),
-                Port::Named(name) => format!("{}:{name}", socket.address),
-            },
-            AddressKind::Pipe(_) => return None,
-        };
-        let kind = verdict.kind();
-        let at = (service.clone(), member, address);
-        if kind == VerdictKind::Unknown {
-            return self.verdicts.remove(&at).map(|_| service);
-        }
-        if self.verdicts.len() >= VERDICTS_MAX && !self.verdicts.contains_key(&at) {
-            return None;
-        }
-        let new = (kind, verdict.reason.clone());
-        let old = self.verdicts.insert(at, new);
-        old.is_none_or(|(old, _)| old != kind).then_some(service)
-    }
-
-    fn status(&self, id: &ProxyId) -> ProxyStatus {
-        let sessions = self.state.sessions + self.state.flows;
-        ProxyStatus {
-            id: id.node.clone(),
-            version: self.version.clone(),
-            connected: self.streams > 0 || self.expected.is_some(),
-            applied_hash: self.applied.clone().filter(|_| self.settled),
-            as_of: (self.state.as_of > 0).then(|| self.state.as_of.to_string()),
-            last_report: self.reported.as_ref().map(|(_, time)| time.clone()),
-            sessions: self
-                .reported
-                .as_ref()
-                .and_then(|_| i64::try_from(sessions).ok()),
-            refused: self.refused.clone(),
-        }
-    }
-}
-
 /// What is wanted of a proxy's reports: everything every ten seconds, and what is `watched` every
 /// second.
 pub fn wanted_reports(watched: &BTreeSet<String>) -> LoadStatsResponse {
@@ -568,11 +437,6 @@ fn key_of(service: &ServiceName) -> ServiceKey {
     ServiceKey::new(namespace, name)
 }
 
-fn is_of(service: &ServiceName, key: &ServiceKey) -> bool {
-    let (namespace, name, _) = service.parts();
-    namespace == &*key.namespace && name == &*key.name
-}
-
 /// The services that a refusal names: resources are called `namespace/name:port`.
 fn services_in(text: &str) -> BTreeSet<ServiceKey> {
     let words = text.split(|c: char| c.is_whitespace() || matches!(c, '"' | ',' | ';' | '(' | ')'));
@@ -585,13 +449,7 @@ fn services_in(text: &str) -> BTreeSet<ServiceKey> {
     names.map(|name| key_of(&name)).collect()
 }
 
-/// How often a proxy's last report is stated while its sessions stay as many.
-const RETOLD_AFTER: Duration = Duration::from_secs(60);
 /// How often the number of sessions alone changes a status.
 const LOADS_EVERY: Duration = Duration::from_secs(10);
-/// Three reports of 10 s.
-const STALE_AFTER: Duration = Duration::from_secs(30);
 /// How long a proxy that went stays in status.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
-/// Verdicts kept of one proxy; further ones only count in its own metrics.
-const VERDICTS_MAX: usize = 200_000;

@@ -10,27 +10,25 @@
 
 mod apply;
 mod convert;
+mod dirty;
+mod objects;
+mod parts;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::IpAddr,
     sync::Arc,
 };
 
-use fairlead_api::{
-    export::{ExportRecord, ExportRecordSpec, ExportRecordStatus},
-    mcs::ServiceImport,
-    member::{MemberCluster, TrafficClaim},
-    proxy::ProxyGroup,
-    service::MultiClusterService,
-};
+use fairlead_api::{mcs::ServiceImport, proxy::ProxyGroup, service::MultiClusterService};
 use fairlead_config::name::MemberName;
-use ipnet::IpNet;
-use k8s_openapi::{
-    api::discovery::v1::EndpointSlice, apimachinery::pkg::apis::meta::v1::ObjectMeta,
-    jiff::Timestamp,
-};
+
+#[cfg(test)]
+pub(crate) use convert::member as member_of_object;
+pub(crate) use convert::version;
+pub use dirty::Dirty;
+pub use objects::{Kind, Object, ObjectKey};
+pub use parts::{Export, ExportKey, Heartbeat, Load, Member, Slice, SliceEndpoint, SlicePort};
 
 use crate::{
     distribute::{self, MemberRows, View},
@@ -88,162 +86,6 @@ pub struct World {
     service_at: BTreeMap<ObjectKey, ServiceKey>,
     as_of: u64,
     dirty: Dirty,
-}
-
-/// What has changed since the last plan.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Dirty {
-    /// All of it.
-    pub everything: bool,
-    /// These services.
-    pub services: BTreeSet<ServiceKey>,
-    /// Of these services, only endpoints of these members.
-    pub slices: BTreeMap<ServiceKey, BTreeSet<MemberName>>,
-    /// These proxy groups, with everything they serve.
-    pub groups: BTreeSet<GroupName>,
-    /// Something was taken away: such a change does not wait for others.
-    pub removals: bool,
-}
-
-/// `(namespace, name)` of a hub object.
-pub type ObjectKey = (Arc<str>, Arc<str>);
-
-/// One export among those of a service. A member has one; a second one is forged, and refused.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ExportKey {
-    /// Who exports.
-    pub member: MemberName,
-    /// The ExportRecord's name.
-    pub object: Arc<str>,
-}
-
-/// A member as far as decisions go.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Member {
-    /// Labels of the MemberCluster.
-    pub labels: BTreeMap<String, String>,
-    /// What its endpoint addresses must be in; `Err` holds what cannot be parsed.
-    pub cidrs: Option<Result<Vec<IpNet>, String>>,
-    /// What it may export, as patterns.
-    pub allow_exports: Option<Vec<String>>,
-    /// Requests for less traffic.
-    pub claims: Vec<TrafficClaim>,
-    /// What the leader says of its heartbeat.
-    pub heartbeat: Heartbeat,
-    /// It is being deleted, and nothing keeps it.
-    pub leaving: bool,
-    /// Of the MemberCluster.
-    pub version: u64,
-}
-
-/// The leader's verdict on a member's heartbeat, as read from status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Heartbeat {
-    /// Fresh, or not judged yet.
-    #[default]
-    Fresh,
-    /// Lost.
-    Lost,
-    /// Lost together with so many others that nothing is withdrawn.
-    Suspended,
-}
-
-/// An ExportRecord as far as decisions go.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Export {
-    /// What the agent wrote.
-    pub spec: Arc<ExportRecordSpec>,
-    /// When the record was made, by the hub's clock.
-    pub created: Option<Timestamp>,
-    /// What the hub said last.
-    pub status: ExportRecordStatus,
-    /// Of the spec.
-    pub generation: Option<i64>,
-    /// The record is being deleted.
-    pub leaving: bool,
-    /// Of the record.
-    pub version: u64,
-}
-
-/// A mirrored EndpointSlice as far as decisions go.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Slice {
-    /// Name (empty where none), protocol and number of each port.
-    pub ports: Vec<SlicePort>,
-    /// Its endpoints.
-    pub endpoints: Vec<SliceEndpoint>,
-    /// Addresses that are none, as given.
-    pub unreadable: Vec<String>,
-    /// Of the mirror.
-    pub version: u64,
-}
-
-/// A port of a slice.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SlicePort {
-    /// Empty where none.
-    pub name: String,
-    /// TCP, UDP or SCTP.
-    pub protocol: String,
-    /// What the endpoints listen on.
-    pub port: u16,
-}
-
-/// An endpoint of a slice.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SliceEndpoint {
-    /// Its first address; the API calls further ones interchangeable.
-    pub ip: IpAddr,
-    /// What its conditions say.
-    pub state: fairlead_config::endpoint::ObjectState,
-    /// Its zone.
-    pub zone: Option<Arc<str>>,
-    /// Its host name, for headless services.
-    pub hostname: Option<Arc<str>>,
-    /// The node it runs on.
-    pub node: Option<Arc<str>>,
-    /// Its conditions as given: ready, serving, terminating.
-    pub conditions: [bool; 3],
-}
-
-/// What the proxies report of a member's part in a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Load {
-    /// Live sessions, without flows; `None` when a live proxy has not reported.
-    pub active: Option<u64>,
-    /// Endpoints that some proxy's probes call healthy.
-    pub healthy: u32,
-    /// Endpoints that some proxy's probes call unhealthy.
-    pub unhealthy: u32,
-}
-
-/// An object of one of the kinds that are watched.
-#[derive(Debug, Clone)]
-pub enum Object {
-    /// A member.
-    Member(Box<MemberCluster>),
-    /// An export.
-    Export(Box<ExportRecord>),
-    /// A mirrored slice.
-    Slice(Box<EndpointSlice>),
-    /// A proxy group.
-    Group(Box<ProxyGroup>),
-    /// A policy.
-    Service(Box<MultiClusterService>),
-    /// An import on the hub.
-    Import(Box<ServiceImport>),
-}
-
-/// The kinds that are watched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs, reason = "see Object")]
-pub enum Kind {
-    Member,
-    Export,
-    Slice,
-    Group,
-    Service,
-    Import,
 }
 
 // === impl World ===
@@ -543,65 +385,6 @@ impl World {
     }
 }
 
-// === impl Object ===
-
-impl Object {
-    /// Its kind.
-    pub fn kind(&self) -> Kind {
-        match self {
-            Self::Member(_) => Kind::Member,
-            Self::Export(_) => Kind::Export,
-            Self::Slice(_) => Kind::Slice,
-            Self::Group(_) => Kind::Group,
-            Self::Service(_) => Kind::Service,
-            Self::Import(_) => Kind::Import,
-        }
-    }
-
-    /// Its resourceVersion.
-    pub fn version(&self) -> u64 {
-        convert::version(self.metadata())
-    }
-
-    fn metadata(&self) -> &ObjectMeta {
-        match self {
-            Self::Member(object) => &object.metadata,
-            Self::Export(object) => &object.metadata,
-            Self::Slice(object) => &object.metadata,
-            Self::Group(object) => &object.metadata,
-            Self::Service(object) => &object.metadata,
-            Self::Import(object) => &object.metadata,
-        }
-    }
-
-    /// Its namespace (empty where none) and name.
-    pub fn key(&self) -> ObjectKey {
-        let metadata = self.metadata();
-        let namespace = metadata.namespace.as_deref().unwrap_or_default();
-        let name = metadata.name.as_deref().unwrap_or_default();
-        (namespace.into(), name.into())
-    }
-}
-
-macro_rules! into_object {
-    ($($type:ty => $variant:ident),*) => {
-        $(impl From<$type> for Object {
-            fn from(object: $type) -> Self {
-                Self::$variant(Box::new(object))
-            }
-        })*
-    };
-}
-
-into_object!(
-    MemberCluster => Member,
-    ExportRecord => Export,
-    EndpointSlice => Slice,
-    ProxyGroup => Group,
-    MultiClusterService => Service,
-    ServiceImport => Import
-);
-
 // === impl ServiceKey ===
 
 impl ServiceKey {
@@ -626,46 +409,6 @@ impl fmt::Debug for ServiceKey {
     }
 }
 
-// === impl Dirty ===
-
-impl Dirty {
-    /// All of it.
-    pub fn everything() -> Self {
-        Self {
-            everything: true,
-            ..Self::default()
-        }
-    }
-
-    /// The services that are named.
-    pub fn keys(&self) -> BTreeSet<ServiceKey> {
-        self.services
-            .iter()
-            .chain(self.slices.keys())
-            .cloned()
-            .collect()
-    }
-
-    /// The members of a service whose endpoints are all that changed of it; `None`: it is more.
-    pub fn only_members(&self, key: &ServiceKey) -> Option<&BTreeSet<MemberName>> {
-        if self.everything || self.services.contains(key) {
-            return None;
-        }
-        self.slices.get(key)
-    }
-
-    /// Both.
-    pub fn merge(&mut self, other: Self) {
-        self.everything |= other.everything;
-        self.removals |= other.removals;
-        self.services.extend(other.services);
-        for (key, members) in other.slices {
-            self.slices.entry(key).or_default().extend(members);
-        }
-        self.groups.extend(other.groups);
-    }
-}
-
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -682,6 +425,3 @@ pub fn matches_pattern(pattern: &str, key: &ServiceKey) -> bool {
         (namespace == "*" || namespace == &*key.namespace) && (name == "*" || name == &*key.name)
     })
 }
-
-#[cfg(test)]
-pub(crate) use convert::member as member_of_object;

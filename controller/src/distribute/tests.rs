@@ -5,7 +5,10 @@ use fairlead_api::{
     proxy::Locality,
     service::{Affinity as ApiAffinity, Failover, MemberWeight, Relative, TierSpec},
 };
-use fairlead_config::policy::{Affinity, Probe};
+use fairlead_config::{
+    endpoint::ObjectState,
+    policy::{Affinity, Probe},
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::*;

@@ -118,7 +118,7 @@ impl Fleet {
 impl Proxy {
     fn stats(&self) -> Vec<ClusterStats> {
         let mut by_service: BTreeMap<&ServiceName, Vec<(&MemberName, u64)>> = BTreeMap::new();
-        for ((service, member), active) in &self.sessions {
+        for ((service, member), active) in self.sessions.values().flatten() {
             by_service
                 .entry(service)
                 .or_default()
@@ -142,7 +142,7 @@ impl Proxy {
     }
 
     fn verdicts(&self) -> impl Iterator<Item = Verdict> {
-        let all = self.verdicts.iter();
+        let all = self.verdicts.values().flatten();
         all.filter_map(|((service, member, address), (kind, reason))| {
             let (host, port) = address.rsplit_once(':')?;
             let port = match port.parse() {

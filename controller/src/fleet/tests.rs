@@ -2,6 +2,7 @@ use fairlead_config::xds::{
     endpoints::{address, member_locality},
     proto::{
         core::SocketProtocol,
+        fairlead::{ProxyState, Verdict},
         load_stats::{ClusterStats, UpstreamLocalityStats},
     },
 };
@@ -314,4 +315,28 @@ fn the_sessions_of_a_proxy_are_news_of_its_group_every_ten_seconds_and_a_still_o
     assert!(say(2, false, 40), "in time");
     assert!(!say(2, false, 90), "a still proxy");
     assert!(say(2, false, 110), "a minute later");
+}
+
+#[test]
+fn verdicts_are_counted_as_they_come_change_and_go() {
+    let mut fleet = Fleet::default();
+    let id = ProxyId {
+        group: "edge".into(),
+        node: "one".into(),
+    };
+    let mut tell = |verdicts: &[(&str, VerdictKind)], first| {
+        fleet.reported(&id, &report(1, verdicts), first, at(1), &time(1));
+        let proxy = &fleet.proxies[&id];
+        let held: usize = proxy.verdicts.values().map(BTreeMap::len).sum();
+        assert_eq!(proxy.verdicts_held, held);
+        held
+    };
+    let (one, two) = ("10.0.0.1:80", "10.0.0.2:80");
+    let (well, out) = (VerdictKind::Healthy, VerdictKind::Ejected);
+    assert_eq!(tell(&[(one, well), (two, well)], true), 2);
+    assert_eq!(tell(&[(one, out), (one, well)], false), 2);
+    let unknown = VerdictKind::Unknown;
+    assert_eq!(tell(&[(one, unknown), (one, unknown)], false), 1);
+    assert_eq!(tell(&[(two, unknown)], false), 0);
+    assert_eq!(tell(&[(two, well)], true), 1);
 }

@@ -25,7 +25,8 @@ pub(super) fn object_key(metadata: &ObjectMeta) -> Option<ObjectKey> {
 }
 
 /// The resourceVersion as a number: Kubernetes 1.35 and later promise that it is one.
-pub(super) fn version(metadata: &ObjectMeta) -> u64 {
+/// An object's resourceVersion as a number; 0 where there is none.
+pub(crate) fn version(metadata: &ObjectMeta) -> u64 {
     let text = metadata.resource_version.as_deref();
     text.and_then(|text| text.parse().ok()).unwrap_or(0)
 }
