@@ -99,3 +99,50 @@ pub(super) fn raise_file_limit() {
 
 /// The shortest that there is.
 const SLICE: Duration = Duration::from_micros(100);
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, time::Instant};
+
+    use fairlead_runtime::clock::Clock;
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    /// The slices of this process's data threads.
+    fn slices() -> Vec<Option<Duration>> {
+        let tasks = fs::read_dir("/proc/self/task").unwrap();
+        let data = tasks.filter_map(|task| {
+            let task = task.unwrap();
+            // Other tests' threads come and go.
+            let name = fs::read_to_string(task.path().join("comm")).ok()?;
+            let id = task.file_name().to_str()?.parse().ok()?;
+            name.starts_with("data-").then_some(id)
+        });
+        data.filter_map(|id| slice::of(id).ok()).collect()
+    }
+
+    #[test]
+    fn every_data_thread_asks_for_the_shortest_slice() {
+        let caller = slice::of(0).unwrap();
+        if caller.is_none() {
+            println!("skipped: this kernel knows no slices");
+            return;
+        }
+        assert_ne!(caller, Some(SLICE), "or it would prove nothing");
+        let fleet = Fleet::new(3, Metrics::new(3), Clock::system()).unwrap();
+        let mut threads = Threads::start(&fleet, 7).unwrap();
+        let start = Instant::now();
+        loop {
+            let slices = slices();
+            if slices.len() >= 3 && slices.iter().all(|slice| *slice == Some(SLICE)) {
+                break;
+            }
+            assert!(start.elapsed() < Duration::from_secs(60), "{slices:?}");
+            std::thread::yield_now();
+        }
+        fleet.end();
+        threads.join();
+        assert_eq!(slice::of(0).unwrap(), caller, "no other thread does");
+    }
+}

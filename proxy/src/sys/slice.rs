@@ -15,7 +15,7 @@ use std::{io, time::Duration};
 /// Asks for slices of this length (0.1 to 100 ms) for the calling thread and what it starts. A thread
 /// of another class than the ordinary ones stays as it is; a kernel before 6.12 takes no notice.
 pub fn ask(length: Duration) -> io::Result<()> {
-    let mut attributes = attributes()?;
+    let mut attributes = attributes(CALLER)?;
     let class = attributes.sched_policy.cast_signed();
     if ![libc::SCHED_OTHER, libc::SCHED_BATCH].contains(&class) {
         return Ok(());
@@ -29,7 +29,14 @@ pub fn ask(length: Duration) -> io::Result<()> {
     }
 }
 
-fn attributes() -> io::Result<libc::sched_attr> {
+/// The slice of a thread of this host; none where the kernel states none.
+#[cfg(test)]
+pub(crate) fn of(thread: libc::pid_t) -> io::Result<Option<Duration>> {
+    let nanos = attributes(thread)?.sched_runtime;
+    Ok((nanos > 0).then(|| Duration::from_nanos(nanos)))
+}
+
+fn attributes(thread: libc::pid_t) -> io::Result<libc::sched_attr> {
     let mut attributes = libc::sched_attr {
         size: SIZE,
         sched_policy: 0,
@@ -42,7 +49,7 @@ fn attributes() -> io::Result<libc::sched_attr> {
     };
     let to = &raw mut attributes;
     // SAFETY: the pointer is to a structure of `SIZE` bytes, of which the kernel writes no more.
-    let got = unsafe { libc::syscall(libc::SYS_sched_getattr, CALLER, to, SIZE, 0) };
+    let got = unsafe { libc::syscall(libc::SYS_sched_getattr, thread, to, SIZE, 0) };
     match got {
         0 => Ok(attributes),
         _ => Err(io::Error::last_os_error()),
@@ -62,9 +69,9 @@ mod tests {
     fn a_thread_asks_for_its_slice_and_keeps_its_priority() {
         let asked = Duration::from_micros(300);
         let (before, after) = std::thread::spawn(move || {
-            let before = attributes().unwrap();
+            let before = attributes(CALLER).unwrap();
             ask(asked).unwrap();
-            (before, attributes().unwrap())
+            (before, attributes(CALLER).unwrap())
         })
         .join()
         .unwrap();
@@ -74,7 +81,7 @@ mod tests {
         if before.sched_runtime > 0 {
             assert_eq!(u128::from(after.sched_runtime), asked.as_nanos());
         }
-        let other = attributes().unwrap();
+        let other = attributes(CALLER).unwrap();
         assert_eq!(
             other.sched_runtime, before.sched_runtime,
             "others stay as they are"

@@ -381,6 +381,31 @@ fn a_flow_that_was_asked_a_second_ago_stays_while_others_are_idle_for_longer() {
 }
 
 #[test]
+fn flows_that_fell_idle_go_in_that_order_once_each_was_looked_at() {
+    let mut bench = Bench::new(24, 1);
+    for client in 0..24 {
+        bench.echo(client);
+    }
+    // All were active since they were queued.
+    for client in 0..24 {
+        bench.pass(Duration::from_millis(1));
+        bench.echo(client);
+    }
+    // Newcomers that find no room, while none is idle for long enough.
+    for client in 100..104 {
+        let refused = Verdict::Drop(DatagramDrop::TableFull);
+        assert_eq!(bench.send(client), refused);
+    }
+    bench.pass(EVICTABLE_AFTER);
+    let evicted = (200..224).flat_map(|client| {
+        bench.echo(client);
+        bench.reasons()
+    });
+    let evicted: Vec<u16> = evicted.map(|(client, _)| client).collect();
+    assert_eq!(evicted, (0..24).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_flood_takes_no_more_than_its_part_from_flows_that_are_idle() {
     let mut bench = Bench::new(160, 2);
     for client in 1..161 {
@@ -485,6 +510,7 @@ fn a_flow_gives_back_what_it_took_however_it_ends() {
     assert_eq!(bench.reasons().len(), 2);
     assert_eq!(*bench.world.permits.borrow(), 0);
     assert!(bench.world.homed.borrow().values().all(|count| *count == 0));
+    assert_eq!(bench.flows.wait(bench.now), None, "nor a timer");
 }
 
 #[test]

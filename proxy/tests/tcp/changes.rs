@@ -6,7 +6,11 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use fairlead_proxy::access_log::Reason;
+use fairlead_proxy::{
+    access_log::Reason,
+    directory::Signal,
+    health::probe::{Answer, Job, ProbeError},
+};
 
 use crate::support::{Proxy, Server, exchange, file, wait};
 
@@ -128,6 +132,65 @@ fn resets_at_a_deadline_are_paced() {
         let error = client.read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     }
+}
+
+#[test]
+fn sessions_of_an_endpoint_that_fails_its_probes_are_kept_or_reset_as_the_policy_says() {
+    for (unhealthy, is_reset) in [("keep", false), ("reset", true)] {
+        let (fails, stays) = (Server::echo(), Server::echo());
+        let policy = format!(
+            "balancer: round-robin, drain: {{ unhealthy: {unhealthy}, resetsPerSecond: 50 }}, \
+             healthCheck: {{ tcp: {{}}, interval: 100ms, timeout: 100ms, unhealthyAfter: 2 }}"
+        );
+        let mut proxy = Proxy::start(1, &file(&policy, &[fails.addr, stays.addr]));
+        let mut clients: Vec<_> = (0..40).map(|_| proxy.connect()).collect();
+        for client in &mut clients {
+            exchange(client, b"one").unwrap();
+        }
+        let member = proxy.member("m");
+        let (mut failed, mut start) = (0, std::time::Instant::now());
+        wait("two probes to fail", || {
+            start = std::time::Instant::now();
+            failed += answer_probes(&mut proxy, fails.addr);
+            failed >= 2
+        });
+        if is_reset {
+            wait("its sessions to be reset", || {
+                proxy.control.advance();
+                member.sessions_closed.value(Reason::EndpointUnhealthy) == 20
+            });
+            // Five at once, then 50 a second.
+            assert!(start.elapsed() >= std::time::Duration::from_millis(250));
+        }
+        let answers = clients.iter_mut().map(|client| exchange(client, b"two"));
+        let cut = answers.filter(Result::is_err).count();
+        assert_eq!(cut, if is_reset { 20 } else { 0 }, "{unhealthy}");
+        // Those that are cut, and those of the other endpoint, which it takes alone now.
+        for _ in 0..4 {
+            exchange(&mut proxy.connect(), b"new").unwrap();
+        }
+        let closed = member.sessions_closed.value(Reason::EndpointUnhealthy);
+        assert_eq!(closed, if is_reset { 20 } else { 0 }, "{unhealthy}");
+    }
+}
+
+/// Answers the probes that are due, badly for one endpoint; says how often that was asked.
+fn answer_probes(proxy: &mut Proxy, bad: SocketAddr) -> usize {
+    proxy.control.advance();
+    let jobs = proxy.control.take_probes();
+    let is_bad = |job: &Job| job.endpoint.addr == bad;
+    let asked = jobs.iter().filter(|job| is_bad(job)).count();
+    let answers = jobs.into_iter().map(|job| {
+        let result = match is_bad(&job) {
+            true => Err(ProbeError::Refused),
+            false => Ok(None),
+        };
+        Signal::Answer(Answer { job, result })
+    });
+    let answers: Vec<_> = answers.collect();
+    proxy.control.observe(answers);
+    proxy.control.advance();
+    asked
 }
 
 #[test]

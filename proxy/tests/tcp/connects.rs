@@ -1,13 +1,14 @@
 //! Finding an endpoint that answers, and the addresses that clients come by.
 
 use std::{
+    io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::AsRawFd as _,
 };
 
-use fairlead_proxy::{access_log::Reason, metrics::ConnectResult};
+use fairlead_proxy::{access_log::Reason, directory::Signal, metrics::ConnectResult};
 
-use crate::support::{Proxy, Server, exchange, file, free_addr, free_ports, wait};
+use crate::support::{Proxy, Server, exchange, file, free_addr, free_ports, reset, wait};
 
 /// An address that swallows connects: its queue is full and nobody accepts.
 struct BlackHole {
@@ -57,10 +58,7 @@ fn a_black_holed_endpoint_costs_no_client_anything_and_is_taken_out() {
             assert_eq!(exchange(&mut proxy.connect(), b"hi").unwrap(), b"hi");
             sessions += 1;
         }
-        let reports = proxy.fleet.reports.take().into_iter();
-        let reports = reports.map(fairlead_proxy::directory::Signal::Report);
-        proxy.control.observe(reports);
-        proxy.control.advance();
+        observe(&mut proxy);
         proxy.service().ejections.value() > 0
     });
     assert!(proxy.service().hedges_won.value() > 0);
@@ -78,6 +76,64 @@ fn a_black_holed_endpoint_costs_no_client_anything_and_is_taken_out() {
     }
     let hedged = proxy.service().hedges.value() - before;
     assert!(hedged <= 2, "{hedged} of 50 after the ejection");
+}
+
+#[test]
+fn three_sessions_in_a_row_that_are_reset_before_data_eject_and_later_resets_do_not() {
+    // One reads and resets; the other answers first.
+    let early = Server::start(|mut stream| {
+        stream.read_exact(&mut [0]).ok();
+        reset(stream);
+    });
+    let late = Server::start(|mut stream| {
+        stream.read_exact(&mut [0]).ok();
+        stream.write_all(b"a").ok();
+        // Its client has the answer before it asks to be reset.
+        stream.read_exact(&mut [0]).ok();
+        reset(stream);
+    });
+    let policy = "balancer: round-robin, passive: { maxEjected: 100 }";
+    let mut proxy = Proxy::start(1, &file(policy, &[early.addr, late.addr]));
+    let member = proxy.member("m");
+    let mut sessions = 0;
+    let mut session = |proxy: &Proxy| {
+        let mut client = proxy.connect();
+        client.write_all(b"x").ok();
+        let answered = client.read_exact(&mut [0]).is_ok();
+        client.write_all(b"x").ok();
+        assert!(client.read_exact(&mut [0]).is_err(), "it was reset");
+        sessions += 1;
+        // What a session says of its endpoint, it says at its end.
+        wait("the end", || {
+            member.sessions_closed.value(Reason::EndpointReset) == sessions
+        });
+        answered
+    };
+    let (mut early_ones, mut strikes) = (0, Vec::new());
+    wait("the ejection", || {
+        early_ones += u32::from(!session(&proxy));
+        strikes.extend(observe(&mut proxy));
+        proxy.service().ejections.value() > 0
+    });
+    for _ in 0..6 {
+        assert!(session(&proxy), "the other one alone");
+        strikes.extend(observe(&mut proxy));
+    }
+    assert_eq!(early_ones, 3);
+    assert_eq!(strikes, [early.addr; 3], "a reset after data is none");
+    assert_eq!(proxy.service().ejections.value(), 1);
+}
+
+/// Takes over what the data threads saw; says whose strikes that were.
+fn observe(proxy: &mut Proxy) -> Vec<SocketAddr> {
+    let reports = proxy.fleet.reports.take();
+    let strikes = reports.iter().filter(|report| report.strikes > 0);
+    let strikes = strikes.map(|report| report.endpoint.addr).collect();
+    proxy
+        .control
+        .observe(reports.into_iter().map(Signal::Report));
+    proxy.control.advance();
+    strikes
 }
 
 #[test]

@@ -118,6 +118,38 @@ fn an_ejection_lasts_twice_as_long_each_time_up_to_a_minute_with_a_quarter_of_ji
 }
 
 #[test]
+fn those_that_went_out_together_return_at_different_times() {
+    let mut harness = Harness::of(64);
+    for index in 0..32 {
+        assert!(harness.eject(index));
+    }
+    let began = harness.now;
+    let mut returns = Vec::new();
+    while harness.ejections.out() > 0 {
+        harness.now = harness.ejections.next_deadline().unwrap();
+        for passed in harness.ejections.advance(harness.now) {
+            let Passed::OnTrial(endpoint) = passed else {
+                panic!("{passed:?}")
+            };
+            let after = harness.now.since(began).as_secs_f64();
+            returns.push((after * 1000.0) as u32);
+            assert!(endpoint.take_trial());
+            harness.ejections.good(&endpoint, true, harness.now);
+        }
+    }
+    assert_eq!(returns.len(), 32);
+    // Over all of the quarter second, and no crowd in any part of it.
+    for part in 0..5 {
+        let from = 1000 + part * 50;
+        let count = returns
+            .iter()
+            .filter(|at| (from..from + 50).contains(*at))
+            .count();
+        assert!((1..=16).contains(&count), "{count} from {from} ms on");
+    }
+}
+
+#[test]
 fn one_connection_tries_and_decides() {
     let mut harness = Harness::of(4);
     harness.eject(0);

@@ -193,6 +193,19 @@ async fn a_mass_removal_waits_for_a_person() {
     assert_eq!(running.next().await, Ok(1), "so does the file itself");
 }
 
+#[test]
+fn the_bytes_in_force_are_looked_at_again_only_when_a_person_asks() {
+    let bytes = text(1).into_bytes();
+    let accepted = Accepted {
+        file: Arc::new(yaml::parse(&bytes).unwrap()),
+        digest: 7,
+    };
+    let judge = |digest, confirmed| judge("proxy.yaml", &bytes, digest, &accepted, confirmed);
+    assert!(matches!(judge(7, false), Judgement::Unchanged));
+    assert!(matches!(judge(7, true), Judgement::Accept(_)));
+    assert!(matches!(judge(8, false), Judgement::Accept(_)));
+}
+
 #[tokio::test]
 async fn a_write_of_the_same_bytes_is_no_event() {
     let folder = tempfile::tempdir().unwrap();
