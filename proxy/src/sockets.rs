@@ -12,6 +12,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use fairlead_config::{frontend::Protocol, name::FrontendName};
 
 pub mod io;
+pub(crate) mod ports;
 
 #[cfg(test)]
 mod tests;

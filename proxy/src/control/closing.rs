@@ -6,7 +6,12 @@
 //! [`PATIENCE`], which is for clients that vanished, does its thread empty the queue and close it.
 //! Two looks, because a handshake that has just ended is in neither place for an instant.
 
-use std::{collections::BTreeSet, io, net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::SocketAddr,
+    time::Duration,
+};
 
 use fairlead_runtime::clock::Tick;
 
@@ -16,13 +21,12 @@ use crate::{sockets::Bind, sys::handshake};
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Closing {
-    listeners: Vec<Leaver>,
+    listeners: BTreeMap<Bind, Leaver>,
     next_look: Option<Tick>,
 }
 
 #[derive(Debug)]
 struct Leaver {
-    bind: Bind,
     bound: Bound,
     until: Tick,
     /// The last look found nobody.
@@ -34,10 +38,6 @@ struct Leaver {
 impl Closing {
     pub(super) fn is_empty(&self) -> bool {
         self.listeners.is_empty()
-    }
-
-    pub(super) fn binds(&self) -> impl Iterator<Item = &Bind> {
-        self.listeners.iter().map(|leaver| &leaver.bind)
     }
 
     /// When [`Self::advance`] has something to do.
@@ -52,20 +52,18 @@ impl Closing {
                 tracing::debug!(%bind, %error, "closes while clients may still connect");
             }
         }
-        self.listeners.push(Leaver {
-            bind,
+        let leaver = Leaver {
             bound,
             until: now + PATIENCE,
             quiet: false,
-        });
+        };
+        self.listeners.insert(bind, leaver);
         self.next_look.get_or_insert(now + PACE);
     }
 
     /// Takes an address back that is wanted again after all.
     pub(super) fn take(&mut self, bind: Bind) -> Option<Bound> {
-        let is_meant = |leaver: &Leaver| leaver.bind == bind;
-        let index = self.listeners.iter().position(is_meant)?;
-        let leaver = self.listeners.swap_remove(index);
+        let leaver = self.listeners.remove(&bind)?;
         for socket in leaver.bound.sockets() {
             // It refuses nothing where `begin` failed.
             let _admitted = handshake::admit(socket);
@@ -79,21 +77,19 @@ impl Closing {
         &mut self,
         now: Tick,
         under_way: impl FnOnce() -> io::Result<Vec<SocketAddr>>,
-    ) -> Vec<Bound> {
+    ) -> Vec<(Bind, Bound)> {
         if self.next_look.is_none_or(|next| now < next) {
             return Vec::new();
         }
         let busy = under_way().ok().map(Busy::new);
         let mut done = Vec::new();
-        for mut leaver in std::mem::take(&mut self.listeners) {
-            let quiet = busy
-                .as_ref()
-                .is_some_and(|busy| !busy.has(leaver.bind.addr));
+        for (bind, mut leaver) in std::mem::take(&mut self.listeners) {
+            let quiet = busy.as_ref().is_some_and(|busy| !busy.has(bind.addr));
             if now >= leaver.until || (quiet && leaver.quiet) {
-                done.push(leaver.bound);
+                done.push((bind, leaver.bound));
             } else {
                 leaver.quiet = quiet;
-                self.listeners.push(leaver);
+                self.listeners.insert(bind, leaver);
             }
         }
         self.next_look = (!self.listeners.is_empty()).then(|| now + PACE);
@@ -198,7 +194,7 @@ mod tests {
         for count in 1..5 {
             closing.advance(look(count), || busy(&["10.9.9.9:80"]));
         }
-        let left: Vec<_> = closing.binds().copied().collect();
+        let left: Vec<_> = closing.listeners.keys().copied().collect();
         assert_eq!(left, [bind("0.0.0.0:80")]);
     }
 

@@ -12,7 +12,7 @@ use fairlead_runtime::clock::Tick;
 use super::closing::Closing;
 
 use crate::{
-    sockets::{Bind, Budget, Held, Planned, io, plan},
+    sockets::{Bind, Budget, Held, Planned, io, plan, ports::Ports},
     sys::{
         handshake,
         tcp::{self, Liveness},
@@ -29,6 +29,8 @@ pub(super) struct Listeners {
     budget: Budget,
     bound: BTreeMap<Bind, Bound>,
     closing: Closing,
+    /// Those of the bound and of the closing addresses.
+    ports: Ports,
     /// Sockets of the bound addresses.
     sockets: usize,
     /// What is wanted and couldn't be had.
@@ -72,6 +74,7 @@ impl Listeners {
             budget,
             bound: BTreeMap::new(),
             closing: Closing::default(),
+            ports: Ports::default(),
             sockets: 0,
             failed: BTreeMap::new(),
             next_id: 0,
@@ -198,6 +201,7 @@ impl Listeners {
         self.bound.clear();
         self.sockets = 0;
         self.closing = Closing::default();
+        self.ports = Ports::default();
     }
 
     /// Begins to close every TCP listener; [`Self::advance`] says when that is done. Sockets that a
@@ -216,8 +220,8 @@ impl Listeners {
 
     /// Closes what nobody is in the handshake of any more; whether nothing is left to close.
     pub(super) fn advance(&mut self, now: Tick) -> bool {
-        for bound in self.closing.advance(now, handshake::under_way) {
-            self.unlisten(bound);
+        for (bind, bound) in self.closing.advance(now, handshake::under_way) {
+            self.unlisten(bind, bound);
         }
         self.closing.is_empty()
     }
@@ -247,7 +251,8 @@ impl Listeners {
         let inherited = self.inherited.take_bind(bind);
         let mut sockets = Vec::new();
         if inherited.is_empty() {
-            let probe = !self.overlaps(bind);
+            // An address of ours that overlaps would be taken for a stranger's.
+            let probe = !self.ports.overlaps(bind);
             let fresh = io::bind(bind, threads.len(), liveness, &planned.asked_by, probe)?;
             for (socket, thread) in fresh.into_iter().zip(threads) {
                 sockets.push(self.listen(bind, thread, socket, Start::Now));
@@ -270,6 +275,7 @@ impl Listeners {
         }
         let liveness = *liveness;
         self.sockets += sockets.len();
+        self.ports.hold(bind);
         self.bound.insert(bind, Bound { liveness, sockets });
         Ok(())
     }
@@ -290,28 +296,17 @@ impl Listeners {
             self.notifier.forget(&row(bind));
             match bind.protocol {
                 Protocol::Tcp => self.closing.begin(bind, bound, now),
-                Protocol::Udp => self.unlisten(bound),
+                Protocol::Udp => self.unlisten(bind, bound),
             }
         }
     }
 
-    fn unlisten(&self, bound: Bound) {
+    fn unlisten(&mut self, bind: Bind, bound: Bound) {
+        self.ports.release(bind);
         for listening in bound.sockets {
             drop(listening.socket);
             self.fleet.unlisten(listening.thread, listening.id);
         }
-    }
-
-    /// Whether this process listens where `bind` would find itself: on the same port of a wildcard,
-    /// or on any address of it.
-    fn overlaps(&self, bind: Bind) -> bool {
-        self.bound.keys().chain(self.closing.binds()).any(|other| {
-            let same_port =
-                other.protocol == bind.protocol && other.addr.port() == bind.addr.port();
-            let same_family = other.addr.is_ipv4() == bind.addr.is_ipv4();
-            let wild = other.addr.ip().is_unspecified() || bind.addr.ip().is_unspecified();
-            same_port && same_family && wild
-        })
     }
 }
 
