@@ -7,6 +7,12 @@
 //! server has. In a new epoch nothing is distributed before the members that are present have
 //! mirrored anew, or [`PATIENCE`] is over: everybody keeps serving what they have.
 //!
+//! Numbers tell nothing once a restored store has been written to as often as was lost, nor when it was
+//! restored with its numbers raised. So a process trusts only what another one, alive beside it,
+//! vouches for: the leader states the epoch on its Lease with every renewal. A process that starts
+//! holds until it sees such a renewal; one that becomes the leader first begins a new epoch. When the
+//! hub's processes are all new, members are always asked.
+//!
 //! [`Life`] is one replica's view of that. It refuses nothing; a step costs nothing.
 
 use std::time::Duration;
@@ -33,6 +39,10 @@ pub struct Life {
     shown: u64,
     /// A later state than the store's was shown, and no new epoch has begun yet.
     ahead: bool,
+    /// The store is known to be the one that this process, or one beside it, has been writing to.
+    sure: bool,
+    /// What the leader vouched with before there was doubt: only a later renewal ends it.
+    doubted: Option<Vouch>,
     /// Since when this replica has known that members mirror anew.
     since: Option<Tick>,
 }
@@ -48,6 +58,17 @@ pub struct Found {
     pub missing: usize,
     /// Whether this replica may write.
     pub leads: bool,
+    /// The last renewal of another leader that came while this process looked on.
+    pub vouch: Option<Vouch>,
+}
+
+/// A leader that is sure of the store's epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vouch {
+    /// The epoch.
+    pub epoch: String,
+    /// The renewal that it stood on.
+    pub renewal: i64,
 }
 
 /// What to do.
@@ -55,12 +76,12 @@ pub struct Found {
 pub enum Step {
     /// Nothing.
     Stay,
-    /// Write an epoch after these, in which members mirror anew, then call [`Life::adopt`].
+    /// Write an epoch after these, in which members mirror anew, then call [`Life::begun`].
     Begin {
         /// [`Epoch::after`].
         after: Vec<String>,
     },
-    /// Distribute nothing, until the leader has begun a new epoch.
+    /// Distribute nothing, until the leader has begun a new epoch, or vouched for this one.
     Hold,
     /// Another epoch is in force; it says whether anything may be distributed.
     Adopt(Epoch),
@@ -69,15 +90,24 @@ pub enum Step {
 }
 
 impl Life {
-    /// As found at the start, at `revision`.
-    pub fn new(epoch: Epoch, revision: u64, now: Tick) -> Self {
+    /// As found at the start, at `revision`; `made`: there was none, and this process made it, so
+    /// nobody was ever told anything.
+    pub fn new(epoch: Epoch, revision: u64, made: bool, now: Tick) -> Self {
         let since = epoch.remirroring.then_some(now);
         Self {
             epoch,
             shown: revision,
             ahead: false,
+            sure: made,
+            doubted: None,
             since,
         }
+    }
+
+    /// Objects went back: what was known of the store holds no more. `vouch` is the leader's last.
+    pub fn doubt(&mut self, vouch: Option<Vouch>) {
+        self.sure = false;
+        self.doubted = vouch;
     }
 
     /// Somebody has seen a state of this epoch.
@@ -104,6 +134,9 @@ impl Life {
             return Step::Adopt(found.epoch.clone());
         }
         self.shown = found.revision;
+        if !self.sure {
+            return self.ask_for_trust(found);
+        }
         let Some(since) = self.since.filter(|_| found.leads) else {
             return Step::Stay;
         };
@@ -113,6 +146,34 @@ impl Life {
         } else {
             Step::Settle
         }
+    }
+
+    fn ask_for_trust(&mut self, found: &Found) -> Step {
+        let vouch = found.vouch.as_ref().filter(|vouch| {
+            let fresh = self.doubted.as_ref() != Some(*vouch);
+            fresh && vouch.epoch == self.epoch.id
+        });
+        match (vouch, found.leads) {
+            (_, true) => Step::Begin {
+                after: self.history(&found.epoch),
+            },
+            (Some(_), false) => {
+                self.trust();
+                Step::Adopt(self.epoch.clone())
+            }
+            (None, false) => Step::Hold,
+        }
+    }
+
+    fn trust(&mut self) {
+        self.sure = true;
+        self.doubted = None;
+    }
+
+    /// This replica has begun an epoch, in a store at `revision`.
+    pub fn begun(&mut self, epoch: Epoch, revision: u64, now: Tick) {
+        self.adopt(epoch, revision, now);
+        self.trust();
     }
 
     /// Another epoch is in force, in a store at `revision`.
@@ -145,7 +206,17 @@ impl Life {
 
     /// Whether everybody has to keep what they have.
     pub fn holds(&self) -> bool {
-        self.ahead || self.epoch.remirroring
+        self.ahead || !self.sure || self.epoch.remirroring
+    }
+
+    /// Whether a later state than the store's was shown.
+    pub fn is_ahead(&self) -> bool {
+        self.ahead
+    }
+
+    /// The epoch that this replica stands for, while it is sure of it.
+    pub fn vouches_for(&self) -> Option<&str> {
+        (self.sure && !self.ahead).then_some(self.epoch.id.as_str())
     }
 }
 
@@ -181,11 +252,12 @@ mod tests {
             revision,
             missing: 0,
             leads: true,
+            vouch: None,
         }
     }
 
     fn life() -> Life {
-        Life::new(epoch("one", false), 100, at(0))
+        Life::new(epoch("one", false), 100, true, at(0))
     }
 
     #[test]
@@ -239,8 +311,9 @@ mod tests {
 
     #[test]
     fn distribution_begins_when_members_have_mirrored_or_patience_is_over() {
-        let mut life = Life::new(epoch("two", true), 10, at(0));
-        assert!(life.holds(), "also after a restart amid it");
+        let mut life = life();
+        life.begun(epoch("two", true), 10, at(0));
+        assert!(life.holds());
         let mut seen = found(epoch("two", true), 11);
         seen.missing = 2;
         assert_eq!(life.step(&seen, at(59)), Step::Stay);
@@ -260,7 +333,8 @@ mod tests {
 
     #[test]
     fn a_second_restore_amid_the_first_begins_again() {
-        let mut life = Life::new(epoch("two", true), 10, at(0));
+        let mut life = life();
+        life.begun(epoch("two", true), 10, at(0));
         life.show("two", 30);
         let after = vec!["one".to_owned(), "two".to_owned()];
         assert_eq!(
@@ -285,6 +359,52 @@ mod tests {
         assert!(after.iter().all(|id| history.contains(id)));
         back.leads = false;
         assert_eq!(life.step(&back, at(63)), Step::Hold);
+    }
+
+    #[test]
+    fn a_process_trusts_what_another_one_vouches_for_and_as_the_leader_asks_members() {
+        let vouch = |epoch: &str, renewal: i64| {
+            Some(Vouch {
+                epoch: epoch.into(),
+                renewal,
+            })
+        };
+        let mut life = Life::new(epoch("one", false), 100, false, at(0));
+        assert!(life.holds() && life.vouches_for().is_none());
+        let mut seen = found(epoch("one", false), 900);
+        seen.leads = false;
+        assert_eq!(life.step(&seen, at(1)), Step::Hold, "nobody is there");
+        seen.vouch = vouch("zero", 1);
+        assert_eq!(life.step(&seen, at(2)), Step::Hold, "of another epoch");
+        let mut first = life.clone();
+        seen.vouch = vouch("one", 2);
+        assert_eq!(
+            life.step(&seen, at(3)),
+            Step::Adopt(epoch("one", false)),
+            "it goes on"
+        );
+        assert!(!life.holds());
+        assert_eq!(life.vouches_for(), Some("one"));
+
+        life.doubt(seen.vouch.clone());
+        assert_eq!(life.step(&seen, at(4)), Step::Hold, "said before the doubt");
+        seen.vouch = vouch("one", 3);
+        assert_eq!(life.step(&seen, at(5)), Step::Adopt(epoch("one", false)));
+        assert!(!life.holds());
+
+        seen.leads = true;
+        let after = vec!["one".to_owned()];
+        assert_eq!(first.step(&seen, at(3)), Step::Begin { after });
+        first.begun(epoch("two", true), 901, at(3));
+        assert!(first.holds(), "members mirror anew");
+        assert_eq!(first.vouches_for(), Some("two"));
+    }
+
+    #[test]
+    fn a_process_that_starts_amid_a_new_epoch_begins_again_when_it_leads() {
+        let mut life = Life::new(epoch("two", true), 10, false, at(0));
+        let begin = life.step(&found(epoch("two", true), 11), at(0));
+        assert!(matches!(begin, Step::Begin { .. }), "{begin:?}");
     }
 
     #[test]

@@ -176,12 +176,17 @@ pub async fn run(config: HubConfig) -> Result<Handle, HubError> {
         Err(kube::Error::Api(status)) if status.code == 404 => return Err(HubError::Definitions),
         found => found.map_err(HubError::Epoch)?,
     };
-    let epoch = epoch::load(&config.client).await.map_err(HubError::Epoch)?;
+    let (epoch, made) = epoch::load(&config.client).await.map_err(HubError::Epoch)?;
     let identity = match config.tls {
         true => Some(Identity::load(&config, addr).await?),
         false => None,
     };
-    let begin = Begin { addr, epoch, base };
+    let begin = Begin {
+        addr,
+        epoch,
+        made,
+        base,
+    };
     Ok(start(config, listener, begin, identity))
 }
 
@@ -189,6 +194,8 @@ pub async fn run(config: HubConfig) -> Result<Handle, HubError> {
 struct Begin {
     addr: SocketAddr,
     epoch: Epoch,
+    /// There was none: nobody was ever told anything.
+    made: bool,
     /// The API server's resourceVersion.
     base: u64,
 }
@@ -208,8 +215,12 @@ fn start(
         stop: CancellationToken::new(),
     };
     let (leadership, election) = leader::io::new(config.replica.clone(), config.clock.clone());
-    let url = config.url(addr);
-    let lease = leader::io::run(config.client.clone(), config.clock.clone(), url, election);
+    let (vouched, epoch) = watch::channel(String::new());
+    let said = leader::io::Statement {
+        url: config.url(addr),
+        epoch,
+    };
+    let lease = leader::io::run(config.client.clone(), config.clock.clone(), said, election);
     tasks.spawn("leader election", endless(lease));
 
     let (announcer, queue) = events::new();
@@ -227,7 +238,7 @@ fn start(
         events: &announcer,
         begin: &begin,
     };
-    let running = engine.start(&mut tasks);
+    let running = engine.start(vouched, &mut tasks);
     let shared = running.shared.clone();
     engine.serve(listener, running, identity.as_ref(), &mut tasks, &doors);
     let authority = identity.as_ref().map(|identity| identity.authority.clone());
@@ -260,7 +271,7 @@ struct Ground<'g> {
 }
 
 impl Ground<'_> {
-    fn start(&self, tasks: &mut Tasks) -> Running {
+    fn start(&self, vouched: watch::Sender<String>, tasks: &mut Tasks) -> Running {
         let epoch = &self.begin.epoch;
         let board = Arc::new(RwLock::new(Board::new(epoch.id.clone())));
         let report = Arc::new(RwLock::new(Report::default()));
@@ -293,7 +304,7 @@ impl Ground<'_> {
             self.metrics.clone(),
         )
         .seen_up_to(self.begin.base)
-        .holding(epoch.remirroring);
+        .holding(self.holds());
         let client = &self.config.client;
         let writer = writer::run(
             client.clone(),
@@ -326,14 +337,18 @@ impl Ground<'_> {
             commands,
             shown,
         };
-        self.keep(&running, relist, shown_taken, tasks);
+        self.keep(&running, (relist, vouched), shown_taken, tasks);
         running
     }
 
+    /// Nothing is distributed before it is known whether the store was restored.
+    fn holds(&self) -> bool {
+        self.begin.epoch.remirroring || !self.begin.made
+    }
+
     fn first_phase(&self) -> Phase {
-        let remirroring = self.begin.epoch.remirroring;
-        self.metrics.holds(remirroring);
-        match remirroring {
+        self.metrics.holds(self.holds());
+        match self.holds() {
             true => Phase::Holding,
             false => Phase::Listing,
         }
@@ -343,18 +358,22 @@ impl Ground<'_> {
     fn keep(
         &self,
         running: &Running,
-        relist: watch::Sender<u64>,
+        (relist, vouched): (watch::Sender<u64>, watch::Sender<String>),
         shown: mpsc::Receiver<epoch::Shown>,
         tasks: &mut Tasks,
     ) {
         let clock = self.config.clock.clone();
-        let life = Life::new(self.begin.epoch.clone(), self.begin.base, clock.now());
+        let Begin {
+            epoch, made, base, ..
+        } = self.begin;
+        let life = Life::new(epoch.clone(), *base, *made, clock.now());
         let keeper = epoch::Keeper {
             client: self.config.client.clone(),
             leadership: self.leadership.clone(),
             board: running.shared.board.clone(),
             engine: running.commands.clone(),
             relist,
+            vouched,
             clock,
         };
         tasks.spawn("epoch", endless(keeper.run(life, shown)));

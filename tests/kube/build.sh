@@ -18,7 +18,11 @@ build() { # module folder, package, name
   mv "$bin/$3.part" "$bin/$3"
 }
 
+# One program under three names; an earlier build knew one of them.
+[ -e "$bin/etcdutl" ] || rm -f "$bin/etcd"
 build etcd . etcd
+ln -sf etcd "$bin/etcdctl"
+ln -sf etcd "$bin/etcdutl"
 build kubernetes ./apiserver kube-apiserver
 build kubernetes ./controller-manager kube-controller-manager
 if [ ! -x "$bin/helm" ]; then

@@ -31,6 +31,11 @@ pub struct Setup {
 /// The three processes.
 pub struct RealServer {
     children: Vec<Child>,
+    programs: PathBuf,
+    files: Files,
+    ports: Ports,
+    fsync: bool,
+    managed: bool,
     folder: tempfile::TempDir,
     config: Config,
     client: Client,
@@ -70,32 +75,89 @@ impl RealServer {
         };
         let manager = programs.join("kube-controller-manager");
         let managed = setup.controllers && manager.is_file();
-        let files = Files::write(folder.path())?;
-        let (etcd_port, peer_port, port) = (free_port()?, free_port()?, free_port()?);
-        let mut etcd = etcd(programs, folder.path(), (etcd_port, peer_port));
-        if !setup.fsync {
-            etcd.arg("--unsafe-no-fsync");
-        }
-        let etcd = spawn(etcd, &folder.path().join("etcd.log"))?;
-        let config = admin_config(port)?;
-        let client = Client::try_from(config.clone())?;
+        let ports = Ports {
+            etcd: free_port()?,
+            peer: free_port()?,
+            api: free_port()?,
+        };
+        let config = admin_config(ports.api)?;
         let mut server = Self {
-            children: vec![etcd],
+            children: Vec::new(),
+            programs: programs.to_owned(),
+            files: Files::write(folder.path())?,
+            ports,
+            fsync: setup.fsync,
+            managed,
+            client: Client::try_from(config.clone())?,
             folder,
             config,
-            client,
         };
-        let mut apiserver = apiserver(programs, &files, (etcd_port, port));
-        if !managed {
-            apiserver.arg("--disable-admission-plugins=ServiceAccount");
-        }
-        let log = files.folder.join("kube-apiserver.log");
-        server.children.push(spawn(apiserver, &log)?);
-        server.wait_ready().await?;
-        if managed {
-            server.children.push(controller_manager(programs, &files)?);
-        }
+        server.spawn_all().await?;
         Ok(server)
+    }
+
+    async fn spawn_all(&mut self) -> anyhow::Result<()> {
+        let Ports { etcd, peer, api } = self.ports;
+        let mut store = etcd_command(&self.programs, self.folder.path(), (etcd, peer));
+        if !self.fsync {
+            store.arg("--unsafe-no-fsync");
+        }
+        let log = self.folder.path().join("etcd.log");
+        self.children.push(spawn(store, &log)?);
+        let mut server = apiserver(&self.programs, &self.files, (etcd, api));
+        if !self.managed {
+            server.arg("--disable-admission-plugins=ServiceAccount");
+        }
+        let log = self.files.folder.join("kube-apiserver.log");
+        self.children.push(spawn(server, &log)?);
+        self.wait_ready().await?;
+        if self.managed {
+            let manager = controller_manager(&self.programs, &self.files)?;
+            self.children.push(manager);
+        }
+        Ok(())
+    }
+
+    /// Whether the programs that take and restore back-ups of etcd are there.
+    pub fn can_restore(&self) -> bool {
+        self.programs.join("etcdutl").is_file()
+    }
+
+    /// Takes a back-up of etcd while everything serves.
+    pub fn back_up(&self, to: &Path) -> anyhow::Result<()> {
+        let mut command = Command::new(self.programs.join("etcdctl"));
+        command
+            .arg(format!("--endpoints=http://127.0.0.1:{}", self.ports.etcd))
+            .args(["snapshot", "save"])
+            .arg(to);
+        run(command)
+    }
+
+    /// Stops everything, restores etcd from a back-up with these further options of `etcdutl`, and
+    /// starts everything again.
+    pub async fn restore(&mut self, backup: &Path, options: &[&str]) -> anyhow::Result<()> {
+        self.end_all();
+        let data = self.folder.path().join("etcd");
+        fs::remove_dir_all(&data)?;
+        let peer = format!("http://127.0.0.1:{}", self.ports.peer);
+        let mut command = Command::new(self.programs.join("etcdutl"));
+        command
+            .args(["snapshot", "restore"])
+            .arg(backup)
+            .arg(format!("--data-dir={}", data.display()))
+            .arg(format!("--initial-cluster=default={peer}"))
+            .arg(format!("--initial-advertise-peer-urls={peer}"))
+            .args(options);
+        run(command)?;
+        self.spawn_all().await
+    }
+
+    fn end_all(&mut self) {
+        for mut child in self.children.drain(..).rev() {
+            // One that has ended already needs no killing.
+            drop(child.kill());
+            drop(child.wait());
+        }
     }
 
     /// The administrator's client.
@@ -143,12 +205,15 @@ impl RealServer {
 
 impl Drop for RealServer {
     fn drop(&mut self) {
-        for child in self.children.iter_mut().rev() {
-            // One that has ended already needs no killing.
-            drop(child.kill());
-            drop(child.wait());
-        }
+        self.end_all();
     }
+}
+
+#[derive(Clone, Copy)]
+struct Ports {
+    etcd: u16,
+    peer: u16,
+    api: u16,
 }
 
 /// Keys and tokens that the processes read.
@@ -178,7 +243,7 @@ impl Files {
     }
 }
 
-fn etcd(programs: &Path, folder: &Path, (client, peer): (u16, u16)) -> Command {
+fn etcd_command(programs: &Path, folder: &Path, (client, peer): (u16, u16)) -> Command {
     let client_url = format!("http://127.0.0.1:{client}");
     let peer_url = format!("http://127.0.0.1:{peer}");
     let mut command = Command::new(programs.join("etcd"));
@@ -242,6 +307,15 @@ fn controller_manager(programs: &Path, files: &Files) -> anyhow::Result<Child> {
         .arg("--leader-elect=false")
         .arg("--controllers=*,-node-ipam-controller,-node-lifecycle-controller");
     spawn(command, &files.folder.join("kube-controller-manager.log"))
+}
+
+fn run(mut command: Command) -> anyhow::Result<()> {
+    let done = command.output().with_context(|| format!("{command:?}"))?;
+    if !done.status.success() {
+        let said = String::from_utf8_lossy(&done.stderr);
+        bail!("{command:?} ended with {}: {said}", done.status);
+    }
+    Ok(())
 }
 
 fn spawn(mut command: Command, log: &Path) -> anyhow::Result<Child> {

@@ -57,8 +57,8 @@ pub(super) enum Command {
     /// Some agent wants imports with endpoints.
     FullImports,
     /// The store's epoch is another, or its members have mirrored anew; found at this
-    /// resourceVersion.
-    Epoch(Epoch, u64, oneshot::Sender<()>),
+    /// resourceVersion. Whether nothing may be distributed.
+    Epoch(Epoch, u64, bool, oneshot::Sender<()>),
     /// The store was restored, but the new epoch has not begun.
     Hold(oneshot::Sender<()>),
 }
@@ -110,6 +110,7 @@ pub(super) struct Outputs {
 /// before it is answered.
 struct Check {
     since: Tick,
+    went_back: bool,
     answer: oneshot::Receiver<bool>,
 }
 
@@ -228,17 +229,19 @@ impl Engine {
 
     /// A list taken after the first may come from a store that was restored: its past would be taken
     /// for news.
-    fn look_before_planning(&mut self, since: Tick) {
+    fn look_before_planning(&mut self, since: Tick, went_back: bool) {
         let (answer, answered) = oneshot::channel();
         let shown = Shown {
             epoch: self.out.board.read().epoch().to_owned(),
             as_of: self.world.as_of(),
+            went_back,
             answer: Some(answer),
         };
         // A full queue answers with an end, and the question is asked again.
         self.out.shown.try_send(shown).ok();
         self.check = Some(Check {
             since,
+            went_back,
             answer: answered,
         });
     }
@@ -247,7 +250,7 @@ impl Engine {
         let now = self.clock.now();
         match self.check.take() {
             Some(check) if !known && now.since(check.since) < HOLD => {
-                self.look_before_planning(check.since);
+                self.look_before_planning(check.since, check.went_back);
             }
             _ => {}
         }
@@ -307,6 +310,9 @@ impl Engine {
     }
 
     fn reset(&mut self, kind: Kind, all: Vec<Object>) {
+        // Another list may wait for its answer still.
+        let waits = self.check.as_ref().is_some_and(|check| check.went_back);
+        let went_back = waits || self.world.is_later_than(&all);
         if self.lacks_most(kind, &all) {
             tracing::error!(
                 ?kind,
@@ -320,7 +326,7 @@ impl Engine {
                 self.world.apply(object);
             }
             self.held.insert(kind, (lacked, self.clock.now()));
-            self.look_before_planning(self.clock.now());
+            self.look_before_planning(self.clock.now(), went_back);
             return;
         }
         self.held.remove(&kind);
@@ -334,7 +340,7 @@ impl Engine {
             self.tell_members();
         }
         if self.listed.contains(&kind) {
-            self.look_before_planning(self.clock.now());
+            self.look_before_planning(self.clock.now(), went_back);
         }
         self.world.reset(kind, all);
         self.listed.insert(kind);
@@ -384,9 +390,9 @@ impl Engine {
                 }
             }
             Command::FullImports => self.world.want_full_imports(true),
-            Command::Epoch(epoch, revision, done) => {
+            Command::Epoch(epoch, revision, holds, done) => {
                 self.begin(&epoch, revision);
-                self.hold(epoch.remirroring);
+                self.hold(holds);
                 // Whoever told it may be gone.
                 let _: Result<(), ()> = done.send(());
             }

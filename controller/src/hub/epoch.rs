@@ -1,7 +1,7 @@
 //! The life of the hub's store, on the API server: see [`crate::epoch`].
 //!
-//! Each replica looks every [`LOOK_EVERY`], and at once when somebody shows a later state than it has
-//! itself. While members mirror anew, the leader states the epoch on their heartbeats, which is how
+//! Each replica looks every [`LOOK_EVERY`] (more often while it holds), and at once when somebody shows
+//! a later state than it has itself. While members mirror anew, the leader states the epoch on their heartbeats, which is how
 //! their agents learn of it.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -29,11 +29,11 @@ use crate::{
     leader::io::Leadership,
 };
 
-/// The epoch of the store, made when there is none.
-pub(super) async fn load(client: &Client) -> Result<Epoch, kube::Error> {
+/// The epoch of the store, made when there is none, and whether it was.
+pub(super) async fn load(client: &Client) -> Result<(Epoch, bool), kube::Error> {
     let api = config_maps(client);
     if let Some(found) = api.get_opt(CONFIG_MAP).await? {
-        return Ok(read(&found));
+        return Ok((read(&found), false));
     }
     let epoch = Epoch {
         id: fresh()?,
@@ -41,9 +41,9 @@ pub(super) async fn load(client: &Client) -> Result<Epoch, kube::Error> {
     };
     let map = config_map(&epoch, None);
     match api.create(&PostParams::default(), &map).await {
-        Ok(made) => Ok(read(&made)),
+        Ok(made) => Ok((read(&made), true)),
         Err(kube::Error::Api(status)) if status.code == 409 => {
-            Ok(read(&api.get(CONFIG_MAP).await?))
+            Ok((read(&api.get(CONFIG_MAP).await?), false))
         }
         Err(error) => Err(error),
     }
@@ -62,6 +62,8 @@ pub(super) async fn revision(client: &Client) -> Result<u64, kube::Error> {
 pub(super) struct Shown {
     pub(super) epoch: String,
     pub(super) as_of: u64,
+    /// Objects have gone back, whatever the numbers say.
+    pub(super) went_back: bool,
     /// Told when it has been looked at: whether it is known now what that means.
     pub(super) answer: Option<oneshot::Sender<bool>>,
 }
@@ -74,6 +76,8 @@ pub(super) struct Keeper {
     pub(super) engine: mpsc::Sender<Command>,
     /// Moves when watches have to list anew.
     pub(super) relist: watch::Sender<u64>,
+    /// The epoch that this replica is sure of.
+    pub(super) vouched: watch::Sender<String>,
     pub(super) clock: Clock,
 }
 
@@ -82,19 +86,30 @@ impl Keeper {
     pub(super) async fn run(self, mut life: Life, mut shown: mpsc::Receiver<Shown>) {
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut leadership = self.leadership.clone();
+        let mut went_back = 0;
         let mut answers = Vec::new();
         loop {
+            let holds = life.holds();
             tokio::select! {
                 _ = ticks.tick() => {}
+                () = tokio::time::sleep(LOOK_AGAIN), if holds => {}
+                () = leadership.changed() => {
+                    if !holds && leadership.went_back() == went_back {
+                        continue;
+                    }
+                }
                 one = shown.recv() => {
                     let Some(one) = one else { return };
-                    life.show(&one.epoch, one.as_of);
-                    answers.extend(one.answer);
+                    answers.extend(self.take(&mut life, one));
                 }
             }
             while let Ok(one) = shown.try_recv() {
-                life.show(&one.epoch, one.as_of);
-                answers.extend(one.answer);
+                answers.extend(self.take(&mut life, one));
+            }
+            if leadership.went_back() != went_back {
+                went_back = leadership.went_back();
+                self.doubt(&mut life);
             }
             {
                 let board = self.board.read();
@@ -107,11 +122,33 @@ impl Keeper {
                 Err(_) => tracing::warn!("the state of the hub's store is unknown: no answer"),
             }
             let known = matches!(looked, Ok(Ok(())));
+            let vouched = life.vouches_for().unwrap_or_default();
+            self.vouched.send_if_modified(|old| {
+                let changed = old != vouched;
+                if changed {
+                    vouched.clone_into(old);
+                }
+                changed
+            });
             for answer in answers.drain(..) {
                 // Whoever asked may have gone.
                 let _: Result<(), bool> = answer.send(known);
             }
         }
+    }
+
+    /// Takes note of what somebody has seen; who wants to know when that has been looked at.
+    fn take(&self, life: &mut Life, one: Shown) -> Option<oneshot::Sender<bool>> {
+        life.show(&one.epoch, one.as_of);
+        if one.went_back {
+            self.doubt(life);
+        }
+        one.answer
+    }
+
+    fn doubt(&self, life: &mut Life) {
+        tracing::warn!("objects of the hub's API server have gone back: was it restored?");
+        life.doubt(self.leadership.vouch());
     }
 
     async fn look(&self, life: &mut Life) -> Result<(), kube::Error> {
@@ -128,14 +165,17 @@ impl Keeper {
             revision,
             missing,
             leads,
+            vouch: self.leadership.vouch(),
         };
         let before = life.epoch().id.clone();
         let epoch = match life.step(&found, self.clock.now()) {
             Step::Stay => return Ok(()),
             Step::Hold => {
-                tracing::warn!(
-                    "somebody has seen a later state than the API server has; the leader will begin a new epoch"
-                );
+                if life.is_ahead() {
+                    tracing::warn!(
+                        "somebody has seen a later state than the API server has; the leader will begin a new epoch"
+                    );
+                }
                 let (done, told) = oneshot::channel();
                 self.tell(Command::Hold(done), told).await;
                 return Ok(());
@@ -148,11 +188,8 @@ impl Keeper {
                     remirroring: true,
                 };
                 self.write(map.as_ref(), &epoch).await?;
-                tracing::error!(
-                    revision,
-                    "a later state was seen than the hub's API server has: it was restored. A new epoch begins; nothing is distributed before members have mirrored anew, or 60 s are over"
-                );
-                life.adopt(epoch.clone(), revision, self.clock.now());
+                tell_begin(life.is_ahead(), revision);
+                life.begun(epoch.clone(), revision, self.clock.now());
                 epoch
             }
             Step::Settle => {
@@ -173,7 +210,9 @@ impl Keeper {
             self.relist.send_modify(|count| *count += 1);
         }
         let (done, told) = oneshot::channel();
-        self.tell(Command::Epoch(epoch, revision, done), told).await;
+        let holds = life.holds();
+        self.tell(Command::Epoch(epoch, revision, holds, done), told)
+            .await;
         Ok(())
     }
 
@@ -243,6 +282,20 @@ impl Keeper {
     }
 }
 
+fn tell_begin(ahead: bool, revision: u64) {
+    if ahead {
+        tracing::error!(
+            revision,
+            "a later state was seen than the hub's API server has: it was restored. A new epoch begins; nothing is distributed before members have mirrored anew, or 60 s are over"
+        );
+    } else {
+        tracing::info!(
+            revision,
+            "no other process of the hub is there to vouch for its API server's state: members mirror anew before anything is distributed, or 60 s are over"
+        );
+    }
+}
+
 /// Whether an agent is there to mirror anew.
 fn is_present(member: &MemberCluster) -> bool {
     let conditions = member.status.as_ref().map(|status| &status.conditions[..]);
@@ -302,5 +355,7 @@ const CONFIG_MAP: &str = "fairlead-hub-epoch";
 pub(super) const QUEUE: usize = 64;
 /// How often a replica looks by itself.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often while it holds.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// A few requests; a thousand when members mirror anew.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);

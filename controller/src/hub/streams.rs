@@ -242,6 +242,7 @@ impl Streams {
                 let shown = Shown {
                     epoch: state.epoch.clone(),
                     as_of: state.as_of,
+                    went_back: false,
                     answer: None,
                 };
                 // Where it finds no room, the next report shows it again.
@@ -464,6 +465,7 @@ impl Connection {
         let shown = Shown {
             epoch: stamp.epoch,
             as_of: stamp.as_of,
+            went_back: false,
             answer: Some(answer),
         };
         if self.streams.shown.send(shown).await.is_ok() {

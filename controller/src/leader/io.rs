@@ -11,6 +11,8 @@ use k8s_openapi::{
 use kube::{Api, Client, api::PostParams};
 use tokio::sync::watch;
 
+use crate::epoch::Vouch;
+
 use super::{DURATION, Election, RENEW_EVERY, Record, Step};
 
 /// Whether this replica may write, at any moment.
@@ -42,6 +44,16 @@ impl Leadership {
         self.election.borrow().hand_on_to(now).map(str::to_owned)
     }
 
+    /// What another leader's last renewal said of the store.
+    pub fn vouch(&self) -> Option<Vouch> {
+        self.election.borrow().vouch().cloned()
+    }
+
+    /// How often the Lease turned out to be an earlier one.
+    pub fn went_back(&self) -> u64 {
+        self.election.borrow().went_back()
+    }
+
     /// Waits until the Lease was looked at again.
     pub async fn changed(&mut self) {
         if self.election.changed().await.is_err() {
@@ -56,13 +68,26 @@ pub fn new(me: String, clock: Clock) -> (Leadership, watch::Sender<Election>) {
     (Leadership { election, clock }, sender)
 }
 
-/// Keeps the Lease for as long as it is polled. `url` is where followers find this replica.
-pub async fn run(client: Client, clock: Clock, url: String, sender: watch::Sender<Election>) {
+/// What a replica says of itself on the Lease.
+pub struct Statement {
+    /// Where followers find it.
+    pub url: String,
+    /// The epoch of the store that it is sure of; empty while it is not.
+    pub epoch: watch::Receiver<String>,
+}
+
+/// Keeps the Lease for as long as it is polled.
+pub async fn run(
+    client: Client,
+    clock: Clock,
+    mut said: Statement,
+    sender: watch::Sender<Election>,
+) {
     let api: Api<Lease> = Api::namespaced(client, labels::SYSTEM_NAMESPACE);
     loop {
         let mut election = sender.borrow().clone();
         let started = clock.now();
-        match tokio::time::timeout(REQUEST_TIMEOUT, round(&api, &clock, &url, &mut election)).await
+        match tokio::time::timeout(REQUEST_TIMEOUT, round(&api, &clock, &said, &mut election)).await
         {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
@@ -77,7 +102,12 @@ pub async fn run(client: Client, clock: Clock, url: String, sender: watch::Sende
         }
         let wait = if leads { RENEW_EVERY } else { LOOK_EVERY };
         sender.send_replace(election);
-        tokio::time::sleep(wait).await;
+        said.epoch.mark_unchanged();
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            // Followers wait for the word of a leader that has become sure.
+            Ok(()) = said.epoch.changed(), if leads => {}
+        }
     }
 }
 
@@ -102,16 +132,21 @@ pub async fn release(client: Client, me: &str) -> Result<(), kube::Error> {
 async fn round(
     api: &Api<Lease>,
     clock: &Clock,
-    url: &str,
+    said: &Statement,
     election: &mut Election,
 ) -> Result<(), kube::Error> {
     let lease = api.get_opt(labels::LEADER_LEASE).await?;
     let found = lease.as_ref().map(record);
+    let known = election.went_back();
     let Step::Claim { takeover } = election.observe(found, clock.now()) else {
         return Ok(());
     };
+    let sure = election.went_back() == known;
     let transitions = election.transitions() + i32::from(takeover);
-    let wanted = claim(lease, election.me(), url, transitions, clock);
+    let mut wanted = claim(lease, election.me(), said, transitions, clock);
+    if !sure && let Some(annotations) = &mut wanted.metadata.annotations {
+        annotations.remove(labels::EPOCH);
+    }
     let started = clock.now();
     let written = if wanted.metadata.resource_version.is_some() {
         api.replace(labels::LEADER_LEASE, &PostParams::default(), &wanted)
@@ -130,22 +165,29 @@ async fn round(
 fn record(lease: &Lease) -> Record {
     let spec = lease.spec.as_ref();
     let renewal = spec.and_then(|spec| spec.renew_time.as_ref());
+    let annotations = lease.metadata.annotations.as_ref();
+    let annotation = |key: &str| {
+        let value = annotations.and_then(|all| all.get(key));
+        value.cloned().unwrap_or_default()
+    };
     Record {
         holder: spec
             .and_then(|spec| spec.holder_identity.clone())
             .unwrap_or_default(),
-        renewal: renewal.map_or_else(String::new, |time| time.0.to_string()),
+        renewal: renewal.map_or(0, |time| time.0.as_microsecond()),
         transitions: spec.and_then(|spec| spec.lease_transitions).unwrap_or(0),
-        url: lease
-            .metadata
-            .annotations
-            .as_ref()
-            .and_then(|all| all.get(LEADER_URL).cloned())
-            .unwrap_or_default(),
+        url: annotation(LEADER_URL),
+        epoch: annotation(labels::EPOCH),
     }
 }
 
-fn claim(lease: Option<Lease>, me: &str, url: &str, transitions: i32, clock: &Clock) -> Lease {
+fn claim(
+    lease: Option<Lease>,
+    me: &str,
+    said: &Statement,
+    transitions: i32,
+    clock: &Clock,
+) -> Lease {
     let now = crate::time::micro_time(clock);
     let mut lease = lease.unwrap_or_else(|| Lease {
         metadata: ObjectMeta {
@@ -156,7 +198,8 @@ fn claim(lease: Option<Lease>, me: &str, url: &str, transitions: i32, clock: &Cl
         ..Lease::default()
     });
     let annotations = lease.metadata.annotations.get_or_insert_default();
-    annotations.insert(LEADER_URL.to_owned(), url.to_owned());
+    annotations.insert(LEADER_URL.to_owned(), said.url.clone());
+    annotations.insert(labels::EPOCH.to_owned(), said.epoch.borrow().clone());
     let spec = lease.spec.get_or_insert_with(LeaseSpec::default);
     let same = spec.holder_identity.as_deref() == Some(me);
     spec.holder_identity = Some(me.to_owned());

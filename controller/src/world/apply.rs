@@ -13,7 +13,7 @@ use k8s_openapi::{
 
 use crate::distribute::View;
 
-use super::{ExportKey, GroupName, Kind, ObjectKey, ServiceKey, World, convert};
+use super::{ExportKey, GroupName, Kind, Object, ObjectKey, ServiceKey, World, convert};
 
 impl World {
     /// Every object of a kind.
@@ -37,6 +37,45 @@ impl World {
                 let keys = self.imports.keys();
                 keys.map(|key| (key.namespace.clone(), key.name.clone()))
                     .collect()
+            }
+        }
+    }
+
+    /// Whether some of these objects, as they were listed, are older than they are known to be: only a
+    /// store that was restored goes back. What is gone from a list may have been deleted.
+    pub fn is_later_than(&self, listed: &[Object]) -> bool {
+        listed.iter().any(|object| {
+            let known = self.version_of(object.kind(), &object.key());
+            known.is_some_and(|known| known > object.version())
+        })
+    }
+
+    fn version_of(&self, kind: Kind, at: &ObjectKey) -> Option<u64> {
+        match kind {
+            Kind::Member => {
+                let name = MemberName::parse(&at.1).ok()?;
+                Some(self.members.get(&name)?.version)
+            }
+            Kind::Export => {
+                let slot = ExportKey {
+                    member: member_of(&at.0)?,
+                    object: at.1.clone(),
+                };
+                let of_key = self.exports.get(self.export_at.get(at)?)?;
+                Some(of_key.get(&slot)?.version)
+            }
+            Kind::Slice => {
+                let of_key = self.slices.get(self.slice_at.get(at)?)?;
+                Some(of_key.get(&member_of(&at.0)?)?.get(&at.1)?.version)
+            }
+            Kind::Group => Some(convert::version(&self.groups.get(&at.1)?.metadata)),
+            Kind::Service => {
+                let of_key = self.services.get(self.service_at.get(at)?)?;
+                Some(convert::version(&of_key.get(&at.1)?.metadata))
+            }
+            Kind::Import => {
+                let key = ServiceKey::new(&at.0, &at.1);
+                Some(convert::version(&self.imports.get(&key)?.metadata))
             }
         }
     }

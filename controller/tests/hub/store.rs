@@ -155,17 +155,34 @@ impl Store {
         }
     }
 
-    /// Takes a back-up, with a short stop.
+    /// Takes a back-up, with a short stop of the embedded one.
     pub(crate) async fn back_up(&mut self) -> PathBuf {
-        self.stop().await;
         let backup = self.folder.path().join("backup");
+        if let Some(Server::Real(real)) = &self.server {
+            real.back_up(&backup).unwrap();
+            return backup;
+        }
+        self.stop().await;
         copy(&self.folder.path().join("data"), &backup);
         self.start_again().await;
         backup
     }
 
-    /// Goes back to a back-up, with a short stop.
+    /// Whether it can be restored: a real one needs etcd's own programs.
+    pub(crate) fn can_restore(&self) -> bool {
+        match &self.server {
+            Some(Server::Real(real)) => real.can_restore(),
+            _ => true,
+        }
+    }
+
+    /// Goes back to a back-up, with a short stop; a real one as README says.
     pub(crate) async fn restore(&mut self, backup: PathBuf) {
+        if let Some(Server::Real(real)) = &mut self.server {
+            let raised = ["--bump-revision=1000000000", "--mark-compacted"];
+            real.restore(&backup, &raised).await.unwrap();
+            return;
+        }
         self.stop().await;
         let data = self.folder.path().join("data");
         std::fs::remove_dir_all(&data).unwrap();

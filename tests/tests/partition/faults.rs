@@ -176,25 +176,23 @@ impl Fleet {
         self.backup = Some(self.store.clone());
     }
 
-    /// The store goes back to its back-up. A hub whose processes all begin anew as well learns of
-    /// that from what proxies have seen since; what is only a moment younger than the back-up can't
-    /// be told from what the store writes in its first moments.
+    /// The store goes back to its back-up, however young that is. As a rule its API server is stopped
+    /// for that, so that watches break. Where it isn't, they may wait for ever, and numbers have to tell:
+    /// not of a moment.
     pub(crate) fn restore(&mut self) {
         if let Some(backup) = self.backup.clone()
             && backup.revision < self.store.revision
-            && !self.is_of_the_moment(backup.revision)
         {
             self.counts.restores += 1;
+            if self.store.revision - backup.revision < MOMENT || self.dice.one_in(2) {
+                let replicas = self.replicas.iter_mut().flatten();
+                replicas.for_each(Replica::loses_watch);
+                let agents = self.agents.iter_mut().flatten();
+                agents.for_each(Agent::loses_watch);
+            }
             self.store = backup;
             self.loads.forget();
         }
-    }
-
-    /// Whether the newest that proxies run on is hardly newer than this.
-    fn is_of_the_moment(&self, revision: u64) -> bool {
-        let proxies = self.proxies.iter().flatten();
-        let newest = proxies.map(|proxy| proxy.ads.stamp().as_of).max();
-        newest.is_some_and(|newest| newest > revision && newest < revision + MOMENT)
     }
 
     pub(crate) fn heal(&mut self) {

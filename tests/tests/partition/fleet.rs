@@ -9,6 +9,7 @@ use std::{
 use fairlead_api::{
     labels, member::MemberCluster, proxy::ProxyGroup, service::MultiClusterService,
 };
+use fairlead_config::name::ServiceName;
 use fairlead_runtime::clock::{Clock, Tick};
 use serde_json::json;
 
@@ -43,6 +44,8 @@ pub(crate) struct Fleet {
     pub(crate) doors: Vec<Vec<bool>>,
     /// Members whose writes a restore has lost, until they have mirrored anew.
     pub(crate) lost: BTreeSet<usize>,
+    /// Since when the first tier has been well, by proxy and service.
+    pub(crate) well: BTreeMap<(usize, ServiceName), Tick>,
     pub(crate) counts: Counts,
     pub(crate) loads: Loads,
     /// Ports that new clients come from.
@@ -112,6 +115,7 @@ impl Fleet {
             proxies,
             doors: vec![vec![true; REPLICAS]; PROXIES],
             lost: BTreeSet::new(),
+            well: BTreeMap::new(),
             counts: Counts::default(),
             picks: BTreeMap::new(),
             trace: 0,
@@ -209,6 +213,7 @@ impl Fleet {
         let reply = |at: SocketAddr| reply(clusters, number, at);
         proxy.step(&reply, now);
         self.check_kept(number, &mut proxy, &before);
+        self.look_at_first_tier(number, &proxy);
         for _ in 0..1 + self.dice.below(2) {
             let said = proxy.session(&mut self.dice, &reply_of(&self.clusters, number), now);
             self.check_session(number, &proxy, said);

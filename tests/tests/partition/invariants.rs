@@ -145,20 +145,34 @@ impl Fleet {
             !drained,
             "proxy {number} sent something new to {at}, which drains"
         );
-        if tier == 0 {
-            return;
-        }
-        let all: Vec<SocketAddr> = proxy.endpoints_of(service).collect();
-        let mut first = all.iter().filter(|at| {
-            let place = self.place(proxy, service, **at);
-            place.is_some_and(|(tier, drained)| tier == 0 && !drained)
-        });
-        let empty = first.clone().next().is_none();
-        let well = first.all(|at| self.is_good(number, proxy, *at, FALLBACK));
+        let well = self.well.get(&(number, service.clone()));
+        let well = well.is_some_and(|since| self.now.since(*since) > HELD);
         assert!(
-            empty || !well,
+            tier == 0 || !well,
             "proxy {number} sent something to {at} of tier {tier}, while the first is well"
         );
+    }
+
+    /// Brings up to date since when the first tier has been well, as a proxy was told of it. Whom a
+    /// drain takes out of it counts no more, but a tier that was short of him is held back for a
+    /// while all the same.
+    pub(crate) fn look_at_first_tier(&mut self, number: usize, proxy: &Proxy) {
+        for service in [proxy::sessions(), proxy::flows()] {
+            let mut first = proxy.endpoints_of(&service).filter(|at| {
+                let place = self.place(proxy, &service, *at);
+                place.is_some_and(|(tier, drained)| tier == 0 && !drained)
+            });
+            let mut any = false;
+            let well = first.all(|at| {
+                any = true;
+                self.is_good(number, proxy, at, FALLBACK)
+            });
+            drop(first);
+            match (well && any, (number, service)) {
+                (true, at) => drop(self.well.entry(at).or_insert(self.now)),
+                (false, at) => drop(self.well.remove(&at)),
+            }
+        }
     }
 
     /// Whether so few endpoints of some tier are healthy that it may try them all: half of the runs
@@ -261,6 +275,8 @@ const RETURN: Duration = Duration::from_secs(6);
 /// A tier that came back takes its traffic back after this: ten seconds of health, and the ramp of
 /// its endpoints.
 const FALLBACK: Duration = Duration::from_secs(40);
+/// How long a tier is held back at the least that it could take, whoever made it so.
+const HELD: Duration = Duration::from_secs(11);
 /// The promise.
 const DEATH: Duration = Duration::from_secs(3);
 const SAMPLE: u32 = 10_000;

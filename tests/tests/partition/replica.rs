@@ -55,7 +55,8 @@ pub(crate) struct Replica {
 impl Replica {
     pub(crate) fn start(name: &str, store: &mut Store, clock: &Clock) -> Self {
         let now = clock.now();
-        if store.epoch.id.is_empty() {
+        let made = store.epoch.id.is_empty();
+        if made {
             store.epoch.id = "first".to_owned();
         }
         let mut world = World::new(Settings::default());
@@ -73,7 +74,7 @@ impl Replica {
             heartbeats: Heartbeats::default(),
             members: BTreeMap::new(),
             election: Election::new(name.to_owned()),
-            life: Life::new(store.epoch.clone(), store.revision, now),
+            life: Life::new(store.epoch.clone(), store.revision, made, now),
             seen: None,
             listed: false,
             led: false,
@@ -109,7 +110,12 @@ impl Replica {
             return;
         };
         if now >= self.next_look {
-            self.next_look = now.after(LOOK_EVERY);
+            let every = if self.life.holds() {
+                LOOK_AGAIN
+            } else {
+                LOOK_EVERY
+            };
+            self.next_look = now.after(every);
             self.life.show(self.board.epoch(), self.board.as_of());
             self.look(store, now);
         }
@@ -183,6 +189,7 @@ impl Replica {
             revision: store.revision,
             missing,
             leads,
+            vouch: self.election.vouch().cloned(),
         };
         let before = self.life.epoch().id.clone();
         match self.life.step(&found, now) {
@@ -196,7 +203,7 @@ impl Replica {
                     after,
                     remirroring: true,
                 };
-                self.life.adopt(store.epoch.clone(), found.revision, now);
+                self.life.begun(store.epoch.clone(), found.revision, now);
             }
             Step::Settle => {
                 store.revision += 1;
@@ -218,13 +225,19 @@ impl Replica {
         if now < self.next_lease {
             return;
         }
+        let known = self.election.went_back();
         let step = self.election.observe(store.leader.clone(), now);
+        if self.election.went_back() != known {
+            self.life.doubt(self.election.vouch().cloned());
+            self.next_look = now;
+        }
         if let Lead::Claim { takeover } = step {
             let record = Record {
                 holder: self.election.me().to_owned(),
-                renewal: format!("{now:?}"),
+                renewal: i64::try_from(now.0).unwrap(),
                 transitions: self.election.transitions() + i32::from(takeover),
                 url: String::new(),
+                epoch: self.life.vouches_for().unwrap_or_default().to_owned(),
             };
             store.revision += 1;
             store.leader = Some(record.clone());
@@ -267,6 +280,10 @@ impl Replica {
         if self.listed {
             // A list taken after the first may come from a store that was restored.
             self.life.show(self.board.epoch(), self.world.as_of());
+            let back = |kind: &Kind| self.world.is_later_than(&store.list(*kind));
+            if KINDS.iter().any(back) {
+                self.life.doubt(self.election.vouch().cloned());
+            }
             self.look(store, now);
         }
         for kind in KINDS {
@@ -381,3 +398,4 @@ const KINDS: [Kind; 6] = [
 ];
 const GATHER_EVERY: Duration = Duration::from_millis(500);
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
