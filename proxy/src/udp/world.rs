@@ -189,15 +189,19 @@ impl World for Ground {
         refusing: Option<&Home>,
         now: Tick,
     ) -> Result<Home, DatagramDrop> {
-        let mut tried = Tried::new();
-        if let Some(home) = refusing {
+        // The flow may have come to who refuses it when another tier's turn was: it is placed as a new
+        // one is, and only where that leads back to him, as one that goes on from there.
+        let mut picked = self.try_pick(service, ends, &mut Tried::new(), now);
+        let back = |home: &&Home| matches!(&picked, Ok(picked) if picked.live.id == home.live.id);
+        if let Some(home) = refusing.filter(back) {
+            let mut tried = Tried::new();
             tried.push(&Pick {
                 endpoint: Arc::clone(&home.live),
                 tier: home.tier,
                 member: home.live.member.identity,
             });
+            picked = self.try_pick(service, ends, &mut tried, now);
         }
-        let picked = self.try_pick(service, ends, &mut tried, now);
         picked.map_err(|_| DatagramDrop::NoEndpoint)
     }
 
