@@ -55,6 +55,11 @@ impl Agent {
         }
     }
 
+    /// Whether the hub has been told of its cluster as it stands.
+    pub(crate) fn has_told(&self, cluster: &Cluster) -> bool {
+        self.sees && cluster.link && self.version == cluster.version
+    }
+
     /// Its watch on the hub broke.
     pub(crate) fn loses_watch(&mut self) {
         self.hub = None;

@@ -149,7 +149,7 @@ impl Fleet {
         }
         endpoint.listed = !endpoint.listed;
         endpoint.alive = endpoint.listed;
-        endpoint.moved = self.now;
+        endpoint.told = None;
         cluster.version += 1;
     }
 
@@ -160,7 +160,6 @@ impl Fleet {
 
     /// A cluster gets one endpoint more.
     pub(crate) fn grow(&mut self, number: usize) {
-        let now = self.now;
         let more = Cluster::new(number as u8, 9, PROXIES).endpoints;
         self.clusters[number].version += 1;
         let endpoints = &mut self.clusters[number].endpoints;
@@ -168,7 +167,7 @@ impl Fleet {
             .into_iter()
             .find(|(ip, _)| !endpoints.contains_key(ip))
             .expect("it had fewer");
-        endpoint.moved = now;
+        endpoint.told = None;
         endpoints.insert(ip, endpoint);
     }
 

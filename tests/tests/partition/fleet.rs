@@ -157,9 +157,13 @@ impl Fleet {
         for cluster in &mut self.clusters {
             cluster.look(now);
         }
-        for (agent, cluster) in self.agents.iter_mut().zip(&self.clusters) {
+        for (agent, cluster) in self.agents.iter_mut().zip(&mut self.clusters) {
             if let Some(agent) = agent {
                 agent.step(cluster, &mut self.store, now);
+                if agent.has_told(cluster) {
+                    let endpoints = cluster.endpoints.values_mut();
+                    endpoints.for_each(|one| one.told = one.told.or(Some(now)));
+                }
             }
         }
         let remirroring = self.store.epoch.remirroring;
@@ -206,7 +210,7 @@ impl Fleet {
             return;
         };
         let now = self.now;
-        let before = proxy.endpoints();
+        let before = self.told(&proxy);
         self.follow(number, &mut proxy);
         self.hear_report(number, &mut proxy);
         let clusters = &self.clusters;

@@ -7,8 +7,8 @@
 //!
 //! Invariants, checked after every step:
 //! - no session and no datagram goes to an endpoint that has been dead, as seen from that proxy, for
-//!   more than 3 s while a healthy one is known (or, in the runs whose policy has `panicBelow`, while
-//!   more than half of each tier is);
+//!   more than 3 s while a healthy one is known (nor, in the runs whose policy has `panicBelow`, while
+//!   half of its tier is healthy);
 //! - a session, and a datagram, finds an endpoint while a healthy one is known;
 //! - nothing new goes to a member that the proxy was told to drain, nor to a later tier while the
 //!   first is well;

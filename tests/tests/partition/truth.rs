@@ -32,8 +32,8 @@ pub(crate) struct Endpoint {
     pub(crate) alive: bool,
     /// Whether its cluster's slice has it.
     pub(crate) listed: bool,
-    /// When it was listed or unlisted last.
-    pub(crate) moved: Tick,
+    /// Since when its agent has had told the hub that it was listed, or unlisted, last.
+    pub(crate) told: Option<Tick>,
     /// Since when each proxy gets answers, or gets none.
     pub(crate) since: Vec<(bool, Tick)>,
 }
@@ -44,7 +44,7 @@ impl Cluster {
             let endpoint = Endpoint {
                 alive: true,
                 listed: true,
-                moved: Tick::ZERO,
+                told: Some(Tick::ZERO),
                 since: vec![(true, Tick::ZERO); proxies],
             };
             (Ipv4Addr::new(10, 0, number, index + 1), endpoint)
