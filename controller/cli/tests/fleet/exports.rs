@@ -1,6 +1,6 @@
 //! Exports that can't be served, and what is said of them.
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use fairlead_api::mcs::v1beta1::ServiceExport;
 use fairlead_tests::{fleet::Fleet, wait};
 use k8s_openapi::api::core::v1::Service;
@@ -44,10 +44,18 @@ pub(crate) async fn an_export_that_cannot_be_served_says_what_to_do(
 
 pub(crate) async fn exports_that_disagree_say_who_wins(stage: Stage) -> anyhow::Result<()> {
     let fleet = stage.fleet().await?;
-    // The port's name stays, its number changes: the oldest export keeps its word.
-    let client = fleet.member("member-2").await?;
-    renumber(&client, 7001).await?;
     let members = &fleet.ready.members;
+    let mut ages = Vec::new();
+    for member in members {
+        let client = fleet.member(&member.name).await?;
+        let exports = Api::<ServiceExport>::namespaced(client, "demo");
+        let created = exports.get("echo").await?.metadata.creation_timestamp;
+        ages.push((created, &member.name));
+    }
+    let (_, youngest) = ages.into_iter().max().context("there are members")?;
+    // The port's name stays, its number changes: the oldest export keeps its word.
+    let client = fleet.member(youngest).await?;
+    renumber(&client, 7001).await?;
     let word = format!("1/{} clusters disagree", members.len());
     for member in members {
         let client = fleet.member(&member.name).await?;
