@@ -15,7 +15,10 @@
 //! Memory and disk are bounded by [`BYTES_MAX`]; what goes beyond is refused until something goes.
 //! Cost: O(resources of an answer).
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use fairlead_config::{
     problem::Problem,
@@ -57,6 +60,8 @@ struct Held {
     proxies_known: bool,
     decoder: Decoder,
     snapshot: Snapshot,
+    /// What the decoder refused because another one has its place.
+    displaced: BTreeMap<(Type, String), Arc<Resource>>,
 }
 
 impl Received {
@@ -95,6 +100,7 @@ impl Received {
         }
         let restored = known.len();
         self.intake.restore(known);
+        self.intake.holder_mut().place();
         restored
     }
 
@@ -157,6 +163,7 @@ impl Received {
             self.group = std::mem::take(&mut response.proxy_group);
         }
         let (answer, outcome) = self.intake.receive(response, now.since(Tick::ZERO));
+        self.intake.holder_mut().place();
         (answer, changed | outcome.changed)
     }
 
@@ -168,7 +175,9 @@ impl Received {
     /// Accepts what has been held back for long enough; says whether anything changed.
     pub fn release(&mut self, now: Tick) -> bool {
         self.intake.holder_mut().revision += 1;
-        self.intake.release(now.since(Tick::ZERO)).changed
+        let changed = self.intake.release(now.since(Tick::ZERO)).changed;
+        self.intake.holder_mut().place();
+        changed
     }
 
     /// The imports.
@@ -262,7 +271,7 @@ impl Holder for Held {
         }
         self.bytes = bytes;
         if of != Type::Import {
-            self.read(of, std::slice::from_ref(&*resource), &[]);
+            self.read(of, std::slice::from_ref(&resource), &[]);
             self.proxies.restamp(envelope::stamp(&resource));
         }
         let revision = self.revision;
@@ -320,9 +329,33 @@ impl Held {
 
     /// What this version can't read is left out of the snapshot, not out of what proxies are told:
     /// theirs may be newer.
-    fn read(&mut self, of: Type, resources: &[Resource], removed: &[String]) {
-        let decoded = self.decoder.decode(of.url(), resources, removed);
+    fn read(&mut self, of: Type, resources: &[Arc<Resource>], removed: &[String]) {
+        let names = resources.iter().map(|one| &one.name).chain(removed);
+        for name in names {
+            self.displaced.remove(&(of, name.clone()));
+        }
+        let all: Vec<Resource> = resources.iter().map(|one| Resource::clone(one)).collect();
+        let decoded = self.decoder.decode(of.url(), &all, removed);
+        let displaced = resources.iter();
+        let displaced = displaced.filter(|one| decoded.displaced.contains(&one.name));
+        let displaced = displaced.map(|one| ((of, one.name.clone()), Arc::clone(one)));
+        self.displaced.extend(displaced);
         let (_, _) = self.snapshot.apply(decoded.delta);
+    }
+
+    /// Gives what found its place taken its place, if it is free now, or is with all of them.
+    fn place(&mut self) {
+        let mut before = usize::MAX;
+        while !self.displaced.is_empty() && self.displaced.len() < before {
+            before = self.displaced.len();
+            let mut by_type: BTreeMap<Type, Vec<Arc<Resource>>> = BTreeMap::new();
+            for ((of, _), resource) in &self.displaced {
+                by_type.entry(*of).or_default().push(Arc::clone(resource));
+            }
+            for (of, resources) in by_type {
+                self.read(of, &resources, &[]);
+            }
+        }
     }
 }
 

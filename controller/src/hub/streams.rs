@@ -491,8 +491,9 @@ impl Connection {
     fn note_answer(&self, stream: &Stream) {
         if let Some(id) = &self.proxy {
             let (applied, settled) = (stream.applied(), stream.is_settled());
+            let refused = io::refusals(stream, self.streams.shared.board.read().group(&id.group));
             let reports = &self.streams.reports;
-            reports.answered(id, applied, settled, io::refusals(stream));
+            reports.answered(id, applied, settled, refused);
         }
     }
 }

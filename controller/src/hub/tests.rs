@@ -47,8 +47,12 @@ use crate::{
 
 /// A value that should come within ten seconds: far more than ever needed, so no test waits for
 /// nothing.
+/// What takes longer has failed, on the busiest machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    for _ in 0..1000 {
+    let patience = tokio::time::Instant::now() + PATIENCE;
+    while tokio::time::Instant::now() < patience {
         if let Some(found) = look().await {
             return found;
         }
@@ -246,7 +250,7 @@ impl Proxy {
 
     /// Takes one response in and answers it: with a refusal, if one is given.
     async fn take(&mut self, refusal: Option<&str>) {
-        let next = tokio::time::timeout(Duration::from_secs(10), self.answers.message());
+        let next = tokio::time::timeout(PATIENCE, self.answers.message());
         let response = next.await.expect("a response comes").unwrap().unwrap();
         if response.type_url == Type::Import.url() {
             for resource in &response.resources {
@@ -363,6 +367,23 @@ async fn a_refused_update_names_proxy_and_reason_in_the_service_status() {
         "{message}"
     );
     told(&world, "web", "Refused", "policy.balancer").await;
+    // A listener is named after its address, and shows at the service behind it.
+    while proxy.snapshot.frontends.is_empty() {
+        proxy.take(None).await;
+    }
+    let frontend = proxy.snapshot.frontends.values().next().unwrap();
+    let listener = format!("tcp/{}:{}", frontend.ip, frontend.ports.start());
+    let mut other = world.plain("edge").await;
+    let message = format!("listener {listener}: is new");
+    while other.snapshot.frontends.is_empty() {
+        other.take(Some(&message)).await;
+    }
+    eventually("the refused listener", async || {
+        let status = world.status().await;
+        let found = fairlead_api::conditions::find(&status.conditions, "Programmed")?;
+        found.message.contains(&message).then_some(())
+    })
+    .await;
     world.hub.stop().await;
 }
 

@@ -5,16 +5,21 @@
 
 pub(crate) mod port;
 
-use std::{ops::ControlFlow, pin::pin, time::Duration};
+use std::{collections::BTreeSet, ops::ControlFlow, pin::pin, time::Duration};
 
 use fairlead_api::proxy::Refusal;
-use fairlead_config::xds::{
-    proto::{
-        core::{ControlPlane, Node, UserAgentVersion},
-        discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
-        load_stats::{LoadStatsRequest, LoadStatsResponse},
+use fairlead_config::{
+    name::ServiceName,
+    snapshot::Change,
+    xds::{
+        decoder::Decoder,
+        proto::{
+            core::{ControlPlane, Node, UserAgentVersion},
+            discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
+            load_stats::{LoadStatsRequest, LoadStatsResponse},
+        },
+        service::Answers,
     },
-    service::Answers,
 };
 use futures::StreamExt;
 use tokio::sync::mpsc;
@@ -22,6 +27,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status, Streaming};
 
 use super::{Heard, Stream};
+use crate::board::{Table, Type};
 
 /// Why a stream ends, as its client is told; `None`: the client left, or this process ends.
 pub(crate) type End = Option<Status>;
@@ -213,13 +219,42 @@ pub(crate) fn version_of(node: &Node) -> &str {
     }
 }
 
-/// What a client refuses now.
-pub(crate) fn refusals(stream: &Stream) -> Vec<Refusal> {
-    let refused = stream.refused().map(|(of, reason)| Refusal {
-        resource: format!("{of:?}"),
-        reason: reason.to_owned(),
+/// What a client refuses now of what `table` holds. A Listener is named after its address, so the
+/// services behind it are named too.
+pub(crate) fn refusals(stream: &Stream, table: Option<&Table>) -> Vec<Refusal> {
+    let refused = stream.refused().map(|(of, reason)| {
+        let services = match of {
+            Type::Listener => services_behind(reason, table),
+            _ => BTreeSet::new(),
+        };
+        let services: Vec<&str> = services.iter().map(ServiceName::as_str).collect();
+        let reason = match services[..] {
+            [] => reason.to_owned(),
+            _ => format!("{reason} (of {})", services.join(", ")),
+        };
+        Refusal {
+            resource: format!("{of:?}"),
+            reason,
+        }
     });
     refused.collect()
+}
+
+/// The services of the Listeners that a text names.
+fn services_behind(text: &str, table: Option<&Table>) -> BTreeSet<ServiceName> {
+    let words = text.split_whitespace();
+    let named = words.filter_map(|word| {
+        let name = word.trim_end_matches([':', ',', ';', '.', '"', '\'']);
+        table?.get(Type::Listener, name.trim_start_matches(['"', '\'']))
+    });
+    let named: Vec<Resource> = named.map(|resource| Resource::clone(resource)).collect();
+    let decoded = Decoder::default().decode(Type::Listener.url(), &named, &[]);
+    let frontends = decoded.delta.changes.into_iter();
+    let services = frontends.filter_map(|change| match change {
+        Change::Frontend(frontend) => Some(frontend.service),
+        _ => None,
+    });
+    services.collect()
 }
 
 /// Writes on responses who says it.

@@ -14,11 +14,11 @@ use std::{
 };
 
 use fairlead_config::{
-    problem::Problem,
+    problem::{Place, Problem},
     snapshot::Delta,
     xds::{
         Type, chunks,
-        decoder::Decoder,
+        decoder::{Decoded, Decoder},
         envelope::{self, Stamp},
         intake::{Holder, Intake, Outcome, Refusal},
         proto::{
@@ -233,6 +233,44 @@ impl Held {
         missing.filter(empty).map(str::to_owned).collect()
     }
 
+    /// Keeps what was accepted, and says of each what became of it.
+    fn judge(
+        &mut self,
+        of: Type,
+        decoded: Decoded,
+        resources: &[Arc<Resource>],
+    ) -> Vec<Result<bool, Refusal>> {
+        self.delta.changes.extend(decoded.delta.changes);
+        let mut refused: BTreeMap<&str, Vec<Problem>> = BTreeMap::new();
+        for problem in &decoded.problems {
+            if let Place::Resource { name, .. } = &problem.place {
+                refused.entry(name).or_default().push(problem.clone());
+            }
+        }
+        let verdict = |resource: &Arc<Resource>| match refused.remove(&*resource.name) {
+            Some(problems) => Err(Refusal {
+                problems,
+                may_fit_later: decoded.displaced.contains(&resource.name),
+            }),
+            None => {
+                self.keep(of, resource);
+                Ok(true)
+            }
+        };
+        resources.iter().map(verdict).collect()
+    }
+
+    fn keep(&mut self, of: Type, resource: &Arc<Resource>) {
+        self.moved |= of == Type::Cluster;
+        let kept = if self.forgets_content {
+            Arc::new(envelope_of(resource))
+        } else {
+            Arc::clone(resource)
+        };
+        let of_type = self.by_type.entry(of).or_default();
+        of_type.insert(kept.name.clone(), kept);
+    }
+
     /// A cluster may have taken over the assignment of another one: it is here, so it is not sent
     /// again.
     fn pass_on(&mut self) {
@@ -261,22 +299,18 @@ impl Holder for Held {
     fn put(&mut self, of: Type, resource: Arc<Resource>) -> Result<bool, Refusal> {
         let one = std::slice::from_ref(&*resource);
         let decoded = self.decoder.decode(of.url(), one, &[]);
-        if !decoded.problems.is_empty() {
-            return Err(Refusal {
-                problems: decoded.problems,
-                may_fit_later: !decoded.displaced.is_empty(),
-            });
-        }
-        self.delta.changes.extend(decoded.delta.changes);
-        self.moved |= of == Type::Cluster;
-        let kept = if self.forgets_content {
-            Arc::new(envelope_of(&resource))
-        } else {
-            resource
-        };
-        let of_type = self.by_type.entry(of).or_default();
-        of_type.insert(kept.name.clone(), kept);
-        Ok(true)
+        let mut judged = self.judge(of, decoded, std::slice::from_ref(&resource));
+        judged.pop().expect("as many verdicts as resources")
+    }
+
+    fn put_together(
+        &mut self,
+        of: Type,
+        resources: &[Arc<Resource>],
+    ) -> Vec<Result<bool, Refusal>> {
+        let all: Vec<Resource> = resources.iter().map(|one| Resource::clone(one)).collect();
+        let decoded = self.decoder.decode(of.url(), &all, &[]);
+        self.judge(of, decoded, resources)
     }
 
     fn remove(&mut self, of: Type, name: &str) -> bool {

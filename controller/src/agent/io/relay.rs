@@ -7,6 +7,7 @@
 
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
+use fairlead_api::proxy::Refusal;
 use fairlead_config::xds::{
     proto::{
         core::Node,
@@ -195,10 +196,10 @@ impl Here {
         }
     }
 
-    fn answered(&self, stream: &Stream) {
+    fn answered(&self, stream: &Stream, refused: Vec<Refusal>) {
         let (applied, settled) = (stream.applied(), stream.is_settled());
         let reports = &self.upward.reports;
-        reports.answered(&self.id, applied, settled, io::refusals(stream));
+        reports.answered(&self.id, applied, settled, refused);
     }
 }
 
@@ -214,6 +215,13 @@ struct Connection {
     relay: Relay,
     id: Here,
     revision: watch::Receiver<u64>,
+}
+
+impl Connection {
+    fn note_answer(&self, stream: &Stream) {
+        let refused = io::refusals(stream, Some(self.relay.shared.received.lock().proxies()));
+        self.id.answered(stream, refused);
+    }
 }
 
 impl Configure for Connection {
@@ -245,16 +253,16 @@ impl Configure for Connection {
                     message,
                     "an update was refused"
                 );
-                self.id.answered(stream);
+                self.note_answer(stream);
             }
-            Heard::Acknowledged(_) | Heard::StillRefused(_) => self.id.answered(stream),
+            Heard::Acknowledged(_) | Heard::StillRefused(_) => self.note_answer(stream),
             Heard::Unknown(url) => tracing::debug!(url, "a type that is not served"),
             Heard::Subscribed | Heard::Stale => {}
         }
     }
 
     fn is_quiet(&mut self, stream: &Stream) {
-        self.id.answered(stream);
+        self.note_answer(stream);
     }
 
     async fn changed(&mut self) -> ControlFlow<End> {

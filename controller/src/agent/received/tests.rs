@@ -143,6 +143,40 @@ services:
 }
 
 #[test]
+fn two_listeners_may_swap_what_they_have() {
+    let resources = |ports: [u16; 2]| {
+        let service = |(name, port): (&str, u16)| {
+            format!(
+                "\n  - name: shop/{name}:http
+    frontends: [ {{ protocol: tcp, address: '127.0.0.1:{port}' }} ]
+    tiers: [ {{ members: [ {{ name: m, endpoints: [ {{ address: '10.0.0.1:80' }} ] }} ] }} ]"
+            )
+        };
+        let text = ["web", "db"].into_iter().zip(ports).map(service);
+        let text = format!("services:{}", text.collect::<String>());
+        let file = fairlead_config::yaml::parse(text.as_bytes()).unwrap();
+        fairlead_config::xds::encode(&file.snapshot, &Stamp::default()).listeners
+    };
+    let said = |listeners: &[Resource]| DeltaDiscoveryResponse {
+        type_url: Type::Listener.url().to_owned(),
+        ..response(listeners, &[])
+    };
+    let mut received = Received::new("a", "1");
+    received.receive(said(&resources([80, 81])), Tick(0));
+    let swapped = resources([81, 80]);
+    // Of two answers, too.
+    for part in swapped.chunks(1) {
+        received.receive(said(part), Tick(0));
+    }
+    let frontends = received.snapshot().frontends.values();
+    let ports: Vec<_> = frontends
+        .map(|row| (row.service.as_str().to_owned(), *row.ports.start()))
+        .collect();
+    let expected = [("shop/db:http", 80), ("shop/web:http", 81)];
+    assert_eq!(ports, expected.map(|(name, port)| (name.to_owned(), port)));
+}
+
+#[test]
 fn the_group_comes_along_and_is_kept() {
     let mut received = Received::new("a", "1");
     let mut clusters = response(&[], &[END]);

@@ -7,7 +7,10 @@
 //!
 //! An assignment may leave its endpoints to [`chunks`]. Those of a response are judged one by one and
 //! then taken together, so that an endpoint that moves between two of them is never missing. Cost of a
-//! chunk: its endpoints, and those of its member for each that it no longer holds.
+//! chunk: its endpoints, and those of its member for each that it no longer holds. A service has at
+//! most [`ENDPOINTS_MAX`] endpoints, however they come: what would be more is refused.
+//!
+//! Listeners of a response are judged together ([`places`]), so two may swap what they have.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +19,7 @@ use super::{
     endpoints::{self, Assignment},
     listeners, policy,
     proto::{
-        Typed,
+        Any, Typed,
         cluster::{Cluster, ClusterDiscoveryType, DiscoveryType},
         discovery::Resource,
         endpoint::ClusterLoadAssignment,
@@ -26,27 +29,38 @@ use super::{
 };
 use crate::{
     endpoint::{Endpoint, EndpointKey},
-    name::{FrontendName, MemberName, ServiceName},
+    frontend::Frontend,
+    name::{MemberName, ServiceName},
     policy::Policy,
     problem::Problem,
-    service::{Service, Tier},
+    service::{ENDPOINTS_MAX, Service, Tier},
     snapshot::{Change, Delta},
     yaml::metadata::Fault,
 };
 
+mod places;
+
+use places::Places;
+
 /// Decodes the resources of one control plane.
 #[derive(Debug, Clone, Default)]
 pub struct Decoder {
-    /// Listener to its frontends, and back.
-    listeners: BTreeMap<String, Vec<FrontendName>>,
-    owners: BTreeMap<FrontendName, String>,
+    places: Places,
     clusters: BTreeMap<ServiceName, Told>,
     /// Assignment to what it said.
     assignments: BTreeMap<String, Assigned>,
     /// Assignment to the cluster that uses it.
     users: BTreeMap<String, ServiceName>,
-    /// Assignment to what its chunks hold, by member and name, whether or not it is there.
-    chunks: BTreeMap<String, BTreeMap<MemberName, Chunks>>,
+    /// Assignment to what its chunks hold, whether or not it is there.
+    chunks: BTreeMap<String, Collections>,
+}
+
+/// What the chunks of an assignment hold.
+#[derive(Debug, Clone, Default)]
+struct Collections {
+    members: BTreeMap<MemberName, Chunks>,
+    /// Endpoints, all together, also of members that the assignment does not name: they may wait to be.
+    rows: usize,
 }
 
 /// A member's endpoints, by the names of the chunks that hold them.
@@ -94,9 +108,9 @@ struct Assigned {
     spill_factor: Option<u32>,
     /// Members whose endpoints come in chunks.
     collections: BTreeSet<MemberName>,
-    /// No endpoint stood in the assignment itself.
-    only_chunks: bool,
-    /// Those that did not, until they are handed on; those of chunks are handed on with them.
+    /// Endpoints that stood in the assignment itself.
+    own: usize,
+    /// Those, until they are handed on; those of chunks are handed on with them.
     waiting: Option<Vec<Endpoint>>,
 }
 
@@ -122,28 +136,29 @@ impl Decoder {
                 self.drop_chunk(name, &mut moved);
             }
         }
+        let mut listeners = places::Told::new();
         for resource in resources {
             let changes = &mut decoded.delta.changes;
             let taken = match type_url {
-                chunks::URL => self.chunk(resource, &mut moved).map_err(Refused::from),
+                chunks::URL => self.chunk(resource, &mut moved),
+                Listener::URL => listener(resource).map(|frontends| {
+                    listeners.insert(resource.name.clone(), frontends);
+                }),
                 _ => self.take(type_url, resource, changes),
             };
             if let Err(refused) = taken {
-                let problem = |(field, message)| {
-                    Problem::resource(kind, resource.name.as_str(), field, message)
-                };
-                decoded
-                    .problems
-                    .extend(refused.faults.into_iter().map(problem));
-                if refused.displaced {
-                    decoded.displaced.push(resource.name.clone());
-                }
+                decoded.refuse(kind, &resource.name, refused);
             }
         }
-        for ((assignment, member), moved) in moved {
-            let changes = &mut decoded.delta.changes;
-            self.hand_on(&assignment, &member, moved, changes);
+        for displaced in self.places.put(listeners, &mut decoded.delta.changes) {
+            let places::Displaced {
+                frontend, owner, ..
+            } = &displaced;
+            let message = format!("the frontend {frontend} is listener {owner}'s already");
+            let refused = Refused::displaced(whole(message));
+            decoded.refuse(kind, &displaced.listener, refused);
         }
+        self.hand_all_on(moved, &mut decoded.delta.changes);
         decoded
     }
 
@@ -173,14 +188,12 @@ impl Decoder {
         resource: &Resource,
         changes: &mut Vec<Change>,
     ) -> Result<(), Refused> {
-        let any = resource.resource.as_ref();
-        let any = any.ok_or_else(|| whole("has no content".to_owned()))?;
+        let any = content(resource)?;
         match type_url {
             Cluster::URL => self.cluster(&unpack(any).map_err(whole)?, resource, changes),
             ClusterLoadAssignment::URL => {
                 self.assignment(&unpack(any).map_err(whole)?, resource, changes)
             }
-            Listener::URL => self.listener(&unpack(any).map_err(whole)?, resource, changes),
             other => {
                 let message = format!("is of type {other:?}, which was not asked for");
                 Err(whole(message).into())
@@ -270,6 +283,11 @@ impl Decoder {
     ) -> Result<(), Refused> {
         check_name(&resource.name, &message.cluster_name)?;
         let mut assigned = Assigned::from(endpoints::read(message, false)?);
+        let chunked = self.chunks.get(&resource.name);
+        let count = assigned.own + chunked.map_or(0, |chunks| chunks.rows);
+        if count > ENDPOINTS_MAX {
+            return Err(Refused::displaced(too_many(count)));
+        }
         let old = self.assignments.get(&resource.name);
         if old.is_some_and(|old| old.is_told_by_the_chunks_of(&assigned)) {
             assigned.waiting = None;
@@ -285,20 +303,28 @@ impl Decoder {
         &mut self,
         resource: &Resource,
         moved: &mut BTreeMap<(String, MemberName), Moved>,
-    ) -> Result<(), Vec<Fault>> {
+    ) -> Result<(), Refused> {
         let (assignment, member, rows) = chunks::read(resource)?;
+        let own = self.assignments.get(assignment);
+        let own = own.map_or(0, |assigned| assigned.own);
         let of_assignment = self.chunks.entry(assignment.to_owned()).or_default();
-        let of_member = of_assignment.entry(member.clone()).or_default();
-        let old = of_member
-            .insert(resource.name.clone(), rows.clone().into())
-            .unwrap_or_default();
+        let old = of_assignment.find(&member, &resource.name);
+        let count = own + of_assignment.rows - old.map_or(0, <[_]>::len) + rows.len();
+        if count > ENDPOINTS_MAX {
+            return Err(Refused {
+                faults: too_many(count),
+                displaced: rows.len() <= ENDPOINTS_MAX,
+            });
+        }
+        let old = of_assignment.put(&member, &resource.name, rows.clone().into());
         let moved = moved.entry((assignment.to_owned(), member)).or_default();
         let kept: BTreeSet<&EndpointKey> = rows.iter().map(|row| &row.key).collect();
         let gone = old.iter().filter(|row| !kept.contains(&row.key));
         moved.gone.extend(gone.map(|row| row.key.clone()));
-        moved
-            .come
-            .extend(rows.into_iter().filter(|row| !old.contains(row)));
+        let old: BTreeMap<&EndpointKey, &Endpoint> =
+            old.iter().map(|row| (&row.key, row)).collect();
+        let is_new = |row: &Endpoint| old.get(&row.key).is_none_or(|old| *old != row);
+        moved.come.extend(rows.into_iter().filter(is_new));
         Ok(())
     }
 
@@ -310,20 +336,33 @@ impl Decoder {
             return;
         };
         let of_assignment = self.chunks.get_mut(&at.0);
-        let of_member = of_assignment.and_then(|members| members.get_mut(&at.1));
-        if let Some(old) = of_member.and_then(|of_member| of_member.remove(name)) {
+        if let Some(old) = of_assignment.and_then(|chunks| chunks.remove(&at.1, name)) {
             let gone = old.iter().map(|row| row.key.clone());
             moved.entry(at).or_default().gone.extend(gone);
         }
     }
 
-    /// Hands on what chunks say anew, where an assignment names them and is in force.
+    /// Hands on what chunks say anew. What goes does so first: a service that is full has room for
+    /// what comes.
+    fn hand_all_on(
+        &mut self,
+        moved: BTreeMap<(String, MemberName), Moved>,
+        changes: &mut Vec<Change>,
+    ) {
+        let mut come = Vec::new();
+        for ((assignment, member), moved) in moved {
+            self.hand_on(&assignment, &member, moved, (changes, &mut come));
+        }
+        changes.append(&mut come);
+    }
+
+    /// Of one member, where an assignment names its chunks and is in force.
     fn hand_on(
         &mut self,
         assignment: &str,
         member: &MemberName,
         moved: Moved,
-        changes: &mut Vec<Change>,
+        (changes, coming): (&mut Vec<Change>, &mut Vec<Change>),
     ) {
         let (Some(user), Some(assigned)) = (
             self.users.get(assignment).cloned(),
@@ -334,56 +373,25 @@ impl Decoder {
         if assigned.waiting.is_some() || !assigned.collections.contains(member) {
             return;
         }
-        if assigned.only_chunks && moved.come.len() + moved.gone.len() > ONE_BY_ONE_MAX {
+        if assigned.own == 0 && moved.come.len() + moved.gone.len() > ONE_BY_ONE_MAX {
             assigned.waiting = Some(Vec::new());
             return self.emit(&user, changes);
         }
         let of_assignment = self.chunks.get(assignment);
-        let of_member = of_assignment.and_then(|members| members.get(member));
+        let of_member = of_assignment.and_then(|chunks| chunks.members.get(member));
         let still = |key: &EndpointKey| {
             let mut rows = of_member.into_iter().flatten().flat_map(|(_, rows)| rows);
             rows.any(|row| row.key == *key)
         };
         let come = moved.come.into_iter();
-        changes.extend(come.map(|row| Change::Endpoint(user.clone(), row)));
+        coming.extend(come.map(|row| Change::Endpoint(user.clone(), row)));
         let gone = moved.gone.into_iter().filter(|key| !still(key));
         changes.extend(gone.map(|key| Change::RemoveEndpoint(user.clone(), key)));
     }
 
-    fn listener(
-        &mut self,
-        listener: &Listener,
-        resource: &Resource,
-        changes: &mut Vec<Change>,
-    ) -> Result<(), Refused> {
-        check_name(&resource.name, &listener.name)?;
-        let frontends = listeners::read(listener)?;
-        let names: Vec<FrontendName> = frontends.iter().map(|it| it.name.clone()).collect();
-        let taken = names.iter().find_map(|name| {
-            let owner = self.owners.get(name)?;
-            (*owner != listener.name).then_some((name, owner))
-        });
-        if let Some((name, owner)) = taken {
-            let message = format!("the frontend {name} is listener {owner}'s already");
-            return Err(Refused::displaced(whole(message)));
-        }
-        for name in &names {
-            self.owners.insert(name.clone(), listener.name.clone());
-        }
-        let old = self.listeners.insert(listener.name.clone(), names.clone());
-        let gone = old.into_iter().flatten();
-        let gone: Vec<_> = gone.filter(|name| !names.contains(name)).collect();
-        self.drop_frontends(gone, changes);
-        changes.extend(frontends.into_iter().map(Change::Frontend));
-        Ok(())
-    }
-
     fn remove(&mut self, type_url: &str, name: &str, changes: &mut Vec<Change>) {
         match type_url {
-            Listener::URL => {
-                let gone = self.listeners.remove(name).unwrap_or_default();
-                self.drop_frontends(gone, changes);
-            }
+            Listener::URL => self.places.remove(name, changes),
             Cluster::URL => {
                 let Ok(name) = ServiceName::parse(name) else {
                     return;
@@ -405,13 +413,6 @@ impl Decoder {
                 }
             }
             _ => {}
-        }
-    }
-
-    fn drop_frontends(&mut self, gone: Vec<FrontendName>, changes: &mut Vec<Change>) {
-        for name in gone {
-            self.owners.remove(&name);
-            changes.push(Change::RemoveFrontend(name));
         }
     }
 
@@ -454,11 +455,46 @@ impl Decoder {
         if let Some(mut endpoints) = assigned.waiting.take() {
             let of_assignment = self.chunks.get(&key);
             for member in &assigned.collections {
-                let of_member = of_assignment.and_then(|members| members.get(member));
+                let of_member = of_assignment.and_then(|chunks| chunks.members.get(member));
                 let rows = of_member.into_iter().flatten();
                 endpoints.extend(rows.flat_map(|(_, rows)| rows).cloned());
             }
             changes.push(Change::Endpoints(name.clone(), endpoints));
+        }
+    }
+}
+
+// === impl Collections ===
+
+impl Collections {
+    fn find(&self, member: &MemberName, name: &str) -> Option<&[Endpoint]> {
+        Some(self.members.get(member)?.get(name)?)
+    }
+
+    fn put(&mut self, member: &MemberName, name: &str, rows: Box<[Endpoint]>) -> Box<[Endpoint]> {
+        self.rows += rows.len();
+        let of_member = self.members.entry(member.clone()).or_default();
+        let old = of_member.insert(name.to_owned(), rows).unwrap_or_default();
+        self.rows -= old.len();
+        old
+    }
+
+    fn remove(&mut self, member: &MemberName, name: &str) -> Option<Box<[Endpoint]>> {
+        let old = self.members.get_mut(member)?.remove(name)?;
+        self.rows -= old.len();
+        Some(old)
+    }
+}
+
+// === impl Decoded ===
+
+impl Decoded {
+    fn refuse(&mut self, kind: &'static str, name: &str, refused: Refused) {
+        let problem = |(field, message)| Problem::resource(kind, name, field, message);
+        self.problems
+            .extend(refused.faults.into_iter().map(problem));
+        if refused.displaced {
+            self.displaced.push(name.to_owned());
         }
     }
 }
@@ -487,8 +523,8 @@ impl Assigned {
     /// Whether everything that `new` says of endpoints was handed on already.
     fn is_told_by_the_chunks_of(&self, new: &Self) -> bool {
         self.waiting.is_none()
-            && self.only_chunks
-            && new.only_chunks
+            && self.own == 0
+            && new.own == 0
             && self.collections == new.collections
     }
 }
@@ -498,7 +534,7 @@ impl From<Assignment> for Assigned {
         Self {
             tiers: assignment.tiers,
             spill_factor: assignment.spill_factor,
-            only_chunks: assignment.endpoints.is_empty(),
+            own: assignment.endpoints.len(),
             collections: assignment.collections,
             waiting: Some(assignment.endpoints),
         }
@@ -508,6 +544,25 @@ impl From<Assignment> for Assigned {
 /// Endpoints of a member that are changed one by one; above it, all of the service are told anew in
 /// one pass.
 const ONE_BY_ONE_MAX: usize = 256;
+
+/// The frontends of a Listener.
+fn listener(resource: &Resource) -> Result<Vec<Frontend>, Refused> {
+    let listener: Listener = unpack(content(resource)?).map_err(whole)?;
+    check_name(&resource.name, &listener.name)?;
+    Ok(listeners::read(&listener)?)
+}
+
+fn content(resource: &Resource) -> Result<&Any, Vec<Fault>> {
+    let any = resource.resource.as_ref();
+    any.ok_or_else(|| whole("has no content".to_owned()))
+}
+
+fn too_many(count: usize) -> Vec<Fault> {
+    whole(format!(
+        "would be one of {count} endpoints of its service, {ENDPOINTS_MAX} is the limit; split the \
+         service into several, or export it in fewer members"
+    ))
+}
 
 /// No assignment's name: those come from messages and can't hold a NUL.
 fn inline_key(name: &ServiceName) -> String {

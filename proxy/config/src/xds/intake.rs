@@ -12,7 +12,8 @@
 //! What is refused changes nothing. It is named with the reason in the answer to the answer, and in
 //! each later one of its type for as long as that is so: whoever serves knows how things are. A
 //! resource that is refused only because its place is taken is kept, and tried again when something
-//! has gone or was replaced; so the order inside an answer, and between answers, doesn't matter.
+//! has gone or was replaced; so the order inside an answer, and between answers, doesn't matter. All
+//! that are kept are tried together, so two may swap their places.
 //!
 //! Removals always act: whether it is wise to remove this much is for whoever serves to decide.
 //!
@@ -55,6 +56,16 @@ pub trait Holder {
     /// Makes a resource take force in place of the one of the same name; says whether that changes
     /// anything. When it is refused, nothing changes.
     fn put(&mut self, of: Type, resource: Arc<Resource>) -> Result<bool, Refusal>;
+
+    /// The same for several, of which some may only have their places together; what became of each.
+    fn put_together(
+        &mut self,
+        of: Type,
+        resources: &[Arc<Resource>],
+    ) -> Vec<Result<bool, Refusal>> {
+        let each = resources.iter().cloned();
+        each.map(|resource| self.put(of, resource)).collect()
+    }
 
     /// Makes a resource go, if it is there; says whether that changes anything. It is also told of
     /// names that it doesn't have.
@@ -318,6 +329,11 @@ impl<H: Holder> Intake<H> {
     fn put(&mut self, key: &Key, resource: &Arc<Resource>) -> Result<bool, Refusal> {
         let replaces = self.holder.find(key.0, &key.1).is_some();
         let changed = self.holder.put(key.0, Arc::clone(resource))?;
+        self.note_accepted(key, resource, replaces);
+        Ok(changed)
+    }
+
+    fn note_accepted(&mut self, key: &Key, resource: &Resource, replaces: bool) {
         self.counts.accepted += 1;
         self.freed |= replaces;
         let stamp = envelope::stamp(resource);
@@ -328,7 +344,6 @@ impl<H: Holder> Intake<H> {
             self.newest = stamp;
         }
         self.removed.remove(key);
-        Ok(changed)
     }
 
     fn remove(&mut self, of: Type, name: &str) -> bool {
@@ -366,22 +381,12 @@ impl<H: Holder> Intake<H> {
 
     /// Tries what was refused for as long as something goes; then counts what is refused.
     fn finish(&mut self, mut round: Round) -> Outcome {
-        while std::mem::take(&mut self.freed) {
-            let waiting = self.refused.iter();
-            let waiting = waiting.filter_map(|(key, one)| Some((key.clone(), one.kept.clone()?)));
-            for (key, resource) in waiting.collect::<Vec<_>>() {
-                match self.put(&key, &resource) {
-                    Ok(changed) => {
-                        round.changed |= changed;
-                        self.unrefuse(&key);
-                        let before = !round.refused.remove(&key);
-                        self.counts.fitted_later += u64::from(before);
-                    }
-                    Err(refusal) => {
-                        let refused = self.refused.get_mut(&key).expect("it was there to try");
-                        refused.problems = refusal.problems;
-                    }
-                }
+        // What was refused just now may have its place together with another one.
+        let mut again = !round.refused.is_empty();
+        while std::mem::take(&mut self.freed) || std::mem::take(&mut again) {
+            let types = self.refused.keys().map(|(of, _)| *of);
+            for of in types.collect::<BTreeSet<_>>() {
+                self.try_again(of, &mut round);
             }
         }
         let new = round.refused.iter().filter_map(|key| self.refused.get(key));
@@ -392,6 +397,31 @@ impl<H: Holder> Intake<H> {
         Outcome {
             changed: round.changed,
             problems,
+        }
+    }
+
+    fn try_again(&mut self, of: Type, round: &mut Round) {
+        let waiting = self.refused.iter().filter(|((one, _), _)| *one == of);
+        let waiting = waiting.filter_map(|(_, one)| one.kept.clone());
+        let waiting: Vec<Arc<Resource>> = waiting.collect();
+        let here = |one: &Arc<Resource>| self.holder.find(of, &one.name).is_some();
+        let replaces: Vec<bool> = waiting.iter().map(here).collect();
+        let results = self.holder.put_together(of, &waiting);
+        for ((resource, replaces), result) in waiting.iter().zip(replaces).zip(results) {
+            let key = (of, resource.name.clone());
+            match result {
+                Ok(changed) => {
+                    self.note_accepted(&key, resource, replaces);
+                    round.changed |= changed;
+                    self.unrefuse(&key);
+                    let before = !round.refused.remove(&key);
+                    self.counts.fitted_later += u64::from(before);
+                }
+                Err(refusal) => {
+                    let refused = self.refused.get_mut(&key).expect("it was there to try");
+                    refused.problems = refusal.problems;
+                }
+            }
         }
     }
 

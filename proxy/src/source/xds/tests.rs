@@ -1,6 +1,7 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use fairlead_config::{
+    frontend::Frontend,
     snapshot::Snapshot,
     xds::{
         self, Resources,
@@ -188,6 +189,34 @@ fn a_listener_whose_port_is_anothers_binds_it_once_that_one_is_gone() {
     let held = proxy.ads.in_force();
     assert!(held.iter().any(|(_, held)| held.name == "other"));
     assert_eq!(proxy.ads.counts().fitted_later, 1);
+}
+
+#[test]
+fn two_listeners_of_one_answer_swap_their_addresses() {
+    let mut proxy = Proxy::new();
+    let before = encode(&snapshot(0..2, 1), 1);
+    proxy.receive_all(&before, at(0));
+    let mut swapped = snapshot(0..2, 1);
+    let mut rows: Vec<Frontend> = swapped
+        .frontends
+        .values()
+        .map(|row| (**row).clone())
+        .collect();
+    let ports = [rows[1].ports.clone(), rows[0].ports.clone()];
+    for (row, ports) in rows.iter_mut().zip(ports) {
+        row.ports = ports;
+        swapped
+            .frontends
+            .insert(row.name.clone(), Arc::new(row.clone()));
+    }
+    let after = encode(&swapped, 2);
+    let names =
+        |all: &Resources| -> Vec<_> { all.listeners.iter().map(|one| one.name.clone()).collect() };
+    assert_eq!(names(&before), names(&after));
+    let step = proxy.receive(response(Type::Listener, &after.listeners), at(1));
+    assert_eq!(step.requests[0].error_detail, None);
+    assert_eq!(proxy.running.frontends, swapped.frontends);
+    assert_eq!(proxy.ads.counts().refused, 0);
 }
 
 /// A cluster takes over the endpoints of another one, which goes.

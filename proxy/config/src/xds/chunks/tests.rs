@@ -6,13 +6,13 @@ use prost::Message;
 use super::*;
 use crate::{
     endpoint::{EndpointKey, Hop, ObjectState},
-    service::{Member, MemberWeight, Tier},
+    service::{ENDPOINTS_MAX, Member, MemberWeight, Tier},
     snapshot::Snapshot,
     xds::{
         decoder::Decoder,
         envelope::{Stamp, seal},
         policy,
-        proto::{Typed, cluster::Cluster},
+        proto::{Typed, cluster::Cluster, core::SocketProtocol},
     },
 };
 
@@ -195,6 +195,58 @@ fn what_goes_takes_its_chunks_along() {
         URL,
         "chunks come before assignments"
     );
+}
+
+/// A chunk of one member, which needs no more than one here, with so many endpoints.
+fn chunk_of(number: u8, count: u32) -> Resource {
+    let addr = |index: u32| {
+        std::net::SocketAddr::from((std::net::Ipv4Addr::from(0x0a00_0000 + index), 80))
+    };
+    let row = |index| LbEndpoint {
+        host: Some(crate::xds::proto::endpoint::HostIdentifier::Endpoint(
+            crate::xds::proto::endpoint::Endpoint {
+                address: Some(endpoints::address(addr(index), SocketProtocol::Tcp)),
+                hostname: String::new(),
+            },
+        )),
+        ..LbEndpoint::default()
+    };
+    let list = LbEndpointList {
+        lb_endpoints: (0..count).map(row).collect(),
+    };
+    let name = format!("shop/web:http/{}/", member(number));
+    seal(&name, &list, &Stamp::default())
+}
+
+#[test]
+fn chunks_that_hold_more_endpoints_than_a_service_may_have_are_refused_until_they_fit() {
+    let mut proxy = Proxy::default();
+    proxy.follow(&State::from([((0, 1), 100), ((1, 1), 100)]), 100, false);
+    let old: Vec<String> = proxy.has.keys().cloned().collect();
+    let half = u32::try_from(ENDPOINTS_MAX / 2).unwrap();
+    proxy.hear(URL, &[chunk_of(0, half)], &old);
+    let decoded = proxy.decoder.decode(URL, &[chunk_of(1, half + 1)], &[]);
+    assert_eq!(decoded.delta.changes, []);
+    let name = format!("shop/web:http/{}/", member(1));
+    assert_eq!(
+        decoded.displaced,
+        std::slice::from_ref(&name),
+        "it may fit later"
+    );
+    let text = decoded.problems[0].to_string();
+    assert!(
+        text.contains(&name) && text.contains("100001 endpoints"),
+        "{text}"
+    );
+    // What is full takes what comes in the place of something that goes, whoever is told first.
+    proxy.hear(URL, &[chunk_of(1, half)], &[]);
+    proxy.hear(URL, &[chunk_of(1, half - 1), chunk_of(0, half + 1)], &[]);
+    assert_eq!(
+        proxy.snapshot.endpoints["shop/web:http"].len(),
+        ENDPOINTS_MAX
+    );
+    let decoded = proxy.decoder.decode(URL, &[chunk_of(0, 2 * half + 1)], &[]);
+    assert!(decoded.displaced.is_empty() && decoded.problems.len() == 1);
 }
 
 fn states() -> impl Strategy<Value = Vec<State>> {
