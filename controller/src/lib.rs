@@ -31,6 +31,7 @@ pub mod authority;
 pub mod board;
 pub mod claims;
 pub mod distribute;
+mod edits;
 pub mod epoch;
 pub mod fleet;
 pub mod hub;

@@ -19,6 +19,7 @@
 //! Cost: O(endpoints of the import).
 
 pub mod backends;
+mod edits;
 pub mod objects;
 pub mod observed;
 pub mod slices;
@@ -38,6 +39,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time},
 };
 
+pub use edits::undone;
 pub use observed::{Failure, Kind, Object, Observed};
 
 use super::local::Key;

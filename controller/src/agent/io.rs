@@ -164,7 +164,7 @@ fn take_in(
     let uplink = downward.uplink.clone();
     let link = uplink::run(uplink, shared.clone(), saver, config.clock.clone());
     tasks.spawn("stream from the hub", link);
-    imports::start(config, &shared, tasks);
+    imports::start(config, &shared, announcer, tasks);
     let upward = Upward::new(config.clock.clone());
     let status = Status {
         member: config.member.clone(),

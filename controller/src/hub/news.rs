@@ -2,6 +2,7 @@
 
 use fairlead_api::{
     conditions::{find, kind, reason},
+    labels,
     member::MemberClusterStatus,
 };
 use fairlead_config::name::MemberName;
@@ -9,7 +10,7 @@ use k8s_openapi::{api::core::v1::Taint, apimachinery::pkg::apis::meta::v1::Condi
 
 use super::events::{About, News};
 use crate::{
-    services,
+    edits, services,
     status::Write,
     world::{ExportKey, ServiceKey, World},
 };
@@ -39,6 +40,22 @@ pub(super) fn of(world: &World, write: &Write) -> Vec<News> {
             let before = old.and_then(|old| refused(&old.conditions));
             let now = refused(&status.conditions).filter(|now| before.as_ref() != Some(now));
             let news = now.map(|message| News::warning(about, "Refused", message));
+            news.into_iter().collect()
+        }
+        Write::Import { key, object, .. } => {
+            let about = About::Import(key.namespace.to_string(), key.name.to_string());
+            let what = format!("ServiceImport {key}");
+            let have = world.imports.get(key);
+            let note = have.and_then(|have| {
+                let wanted = object.as_ref();
+                edits::note(
+                    &what,
+                    (&**have, wanted),
+                    &have.metadata,
+                    labels::HUB_MANAGER,
+                )
+            });
+            let news = note.map(|note| News::warning(about, edits::EDIT_UNDONE, note));
             news.into_iter().collect()
         }
         _ => Vec::new(),

@@ -388,6 +388,35 @@ async fn a_refused_update_names_proxy_and_reason_in_the_service_status() {
 }
 
 #[tokio::test]
+async fn an_edited_import_is_put_back_and_an_event_says_who_what_and_what_to_do() {
+    let world = world(false).await;
+    world.member("a").await;
+    world.exports("a", &["10.0.0.1"]).await;
+    let imports = Api::<ServiceImport>::namespaced(world.client.clone(), "shop");
+    let made = eventually("the import", async || imports.get("web").await.ok()).await;
+    let edit = json!({ "spec": { "ports": [{ "port": 99, "protocol": "TCP" }] } });
+    let params = PatchParams {
+        field_manager: Some("kubectl-edit".to_owned()),
+        ..PatchParams::default()
+    };
+    let edited = imports.patch("web", &params, &Patch::Merge(&edit)).await;
+    assert_ne!(edited.unwrap().spec.ports, made.spec.ports);
+    eventually("the edit put back", async || {
+        let now = imports.get("web").await.ok()?;
+        (now.spec.ports == made.spec.ports).then_some(())
+    })
+    .await;
+    told(
+        &world,
+        "web",
+        "EditUndone",
+        "changed by kubectl-edit in spec.ports",
+    )
+    .await;
+    world.hub.stop().await;
+}
+
+#[tokio::test]
 async fn an_agent_gets_imports_and_loses_its_stream_when_its_member_is_taken_out() {
     let world = world(false).await;
     world.member("a").await;

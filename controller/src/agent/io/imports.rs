@@ -37,13 +37,20 @@ use crate::{
         received::Received,
     },
     board::Type,
+    edits::EDIT_UNDONE,
+    hub::events::{About, Announcer},
     manifests::PROXY_SERVICE,
 };
 
 type Change = watch::Change<Kind, Object>;
 
 /// Starts the watches and the writer.
-pub(super) fn start(config: &Arc<AgentConfig>, shared: &Shared, tasks: &mut Tasks) {
+pub(super) fn start(
+    config: &Arc<AgentConfig>,
+    shared: &Shared,
+    events: &Announcer,
+    tasks: &mut Tasks,
+) {
     let (changes, inbox) = mpsc::channel(CHANGES_MAX);
     let client = || config.local.clone();
     let namespaces = Watch {
@@ -86,13 +93,23 @@ pub(super) fn start(config: &Arc<AgentConfig>, shared: &Shared, tasks: &mut Task
         wrap: |object| Object::Pods(Box::new(object)),
     };
     tasks.spawn("watch proxies", pods.run(changes));
-    tasks.spawn("imports", run(config.clone(), shared.clone(), inbox));
+    let writer = Writer {
+        config: config.clone(),
+        events: events.clone(),
+    };
+    tasks.spawn("imports", run(writer, shared.clone(), inbox));
+}
+
+/// Whose writes, and who is told of edits that they undo.
+struct Writer {
+    config: Arc<AgentConfig>,
+    events: Announcer,
 }
 
 /// Runs until the watches are gone. Nothing is planned before each of them has listed once and the
 /// imports are known: what has not been seen is not gone.
 async fn run(
-    config: Arc<AgentConfig>,
+    writer: Writer,
     shared: Shared,
     mut inbox: mpsc::Receiver<Change>,
 ) -> Result<(), TaskError> {
@@ -118,12 +135,13 @@ async fn run(
         if !seen.catch_up(&shared.received.lock(), &mut observed) || unlisted > 0 {
             continue;
         }
-        settle(&config, &mut observed).await;
+        settle(&writer, &mut observed).await;
     }
 }
 
 /// Plans and writes until nothing more can be done at once.
-async fn settle(config: &AgentConfig, observed: &mut Observed) {
+async fn settle(writer: &Writer, observed: &mut Observed) {
+    let config = &writer.config;
     for _ in 0..ROUNDS_MAX {
         let member = Member {
             name: config.member.clone(),
@@ -136,6 +154,14 @@ async fn settle(config: &AgentConfig, observed: &mut Observed) {
             .collect();
         if writes.is_empty() {
             return;
+        }
+        for (key, writes) in &writes {
+            let undone = writes.iter();
+            let undone = undone.filter_map(|write| import::undone(observed, key, write));
+            for note in undone {
+                let about = About::Import(key.0.clone(), key.1.clone());
+                writer.events.warning(about, EDIT_UNDONE, note);
+            }
         }
         let done: Vec<_> = stream::iter(writes)
             .map(|(key, writes)| carry_out(config, key, writes))

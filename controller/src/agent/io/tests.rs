@@ -66,6 +66,21 @@ async fn served(fleet: &Fleet) -> ServiceImport {
     .await
 }
 
+/// Waits for the event on the import that tells of an edit.
+async fn edit_is_told(fleet: &Fleet, words: &str) {
+    let events = Api::<Event>::namespaced(fleet.member.client(), "shop");
+    eventually("an event that tells of the edit", async || {
+        let all = events.list(&ListParams::default()).await.ok()?.items;
+        let mut told = all.into_iter().filter(|one| {
+            let about = one.regarding.as_ref();
+            one.reason.as_deref() == Some("EditUndone")
+                && about.is_some_and(|about| about.name.as_deref() == Some("web"))
+        });
+        told.next()?.note?.contains(words).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn an_import_comes_with_its_namespace_is_put_right_when_edited_and_goes_with_its_exports() {
     let fleet = Fleet::start().await;
@@ -100,6 +115,7 @@ async fn an_import_comes_with_its_namespace_is_put_right_when_edited_and_goes_wi
         .patch("web", &params, &Patch::Merge(&edit))
         .await
         .unwrap();
+    edit_is_told(&fleet, "ServiceImport shop/web was changed by").await;
     services
         .delete(&derived.name_any(), &DeleteParams::default())
         .await
