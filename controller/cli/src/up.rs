@@ -12,6 +12,7 @@
 //! | [`samples`] | the sample servers |
 //! | [`objects`] | what is put into the API servers |
 //! | [`proxy`] | the proxy, in a process of its own |
+//! | [`served`] | waiting until real clusters serve |
 //! | [`ready`] | the ready file, and what is printed |
 //! | [`wait`] | waiting for something that is coming up |
 
@@ -41,6 +42,7 @@ mod objects;
 pub(crate) mod proxy;
 mod ready;
 mod samples;
+mod served;
 mod wait;
 
 use block::Block;
@@ -70,7 +72,8 @@ pub(crate) struct Options {
     /// --data, else the first hundred from 17000 that are free].
     #[arg(long)]
     port: Option<u16>,
-    /// Once all is serving, write the addresses here as JSON.
+    /// Once all is serving, write the addresses here as JSON. With --hub-kubeconfig that is once each member
+    /// named is joined and healthy, and what --export names is served by each member that has it.
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
     /// Make this member stop answering right after the start (as `blackhole MEMBER` does).
@@ -176,8 +179,15 @@ impl Fleet {
             }
             services.push((service, endpoint));
         }
+        let left_out = match hub.cluster.is_real() {
+            true => all_serve(options, &hub, &members, &proxy).await?,
+            false => Vec::new(),
+        };
         let ready = ready::Ready::new(&hub, &members, &proxy, &services)?;
         print!("{}", ready.text(&folder.path));
+        for one in left_out {
+            println!("not waited for: {one}");
+        }
         for name in &options.blackhole {
             println!("{}", members.blackhole(name).await?);
         }
@@ -235,6 +245,28 @@ impl Fleet {
         self.members.stop().await;
         self.hub.stop().await;
     }
+}
+
+/// Waits until real members serve; who was not waited for.
+async fn all_serve(
+    options: &Options,
+    hub: &Hub,
+    members: &Members,
+    proxy: &Proxy,
+) -> anyhow::Result<Vec<String>> {
+    let mut clients = Vec::new();
+    for member in members.iter() {
+        let config = fairlead_controller::app::kube_config(Some(&member.kubeconfig)).await?;
+        clients.push((member.name.clone(), kube::Client::try_from(config)?));
+    }
+    let wait = served::Wait {
+        hub: hub.cluster.client.clone(),
+        members: clients,
+        services: options.services(),
+        proxy,
+    };
+    println!("{}", wait.text());
+    wait.over().await
 }
 
 /// The signals that end a fleet.

@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, process::Stdio};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use fairlead_proxy::{app::process, settings::Flags};
 use fairlead_runtime::clock::Clock;
 use rustix::process::Signal;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
     process::Child,
     time::timeout,
@@ -105,6 +105,26 @@ impl Proxy {
             Ok(connected.map(drop).map_err(|error| error.to_string()))
         })
         .await
+    }
+
+    /// One of its admin pages, as JSON.
+    pub(super) async fn page(&self, path: &str) -> anyhow::Result<serde_json::Value> {
+        let asked = async {
+            let mut stream = TcpStream::connect(self.admin).await?;
+            let admin = self.admin;
+            let request =
+                format!("GET {path} HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            anyhow::Ok(answer)
+        };
+        let answer = timeout(ANSWER, asked)
+            .await
+            .context("the proxy's admin page")??;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+        ensure!(head.starts_with("HTTP/1.1 200"), "{path}: {head}");
+        Ok(serde_json::from_str(body)?)
     }
 
     /// Waits for its end.

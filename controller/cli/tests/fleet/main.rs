@@ -75,6 +75,9 @@ fn cases() -> Vec<(&'static str, Case)> {
     all.extend(on_any());
     all.extend(cases! {
         on Real;
+        start: [
+            a_fleet_is_ready_once_every_member_serves,
+        ],
         roll: [
             pods_roll_one_by_one_and_no_client_notices,
         ],

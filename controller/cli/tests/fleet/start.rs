@@ -14,7 +14,7 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::{program, same};
+use crate::{Stage, program, same};
 
 pub(crate) async fn the_ready_file_says_where_everything_is() -> anyhow::Result<()> {
     let fleet = Fleet::start(program(), &[]).await?;
@@ -49,6 +49,34 @@ pub(crate) async fn the_ready_file_says_where_everything_is() -> anyhow::Result<
     ] {
         ensure!(printed.contains(&said), "{said} is not in {printed}");
     }
+    Ok(())
+}
+
+/// Asked at once: whoever waits for the ready file need not wait for anything else.
+pub(crate) async fn a_fleet_is_ready_once_every_member_serves(stage: Stage) -> anyhow::Result<()> {
+    let fleet = stage.fleet().await?;
+    let page = fleet::page(&fleet.ready.proxy_admin, "/services").await?;
+    let page: serde_json::Value = serde_json::from_str(&page)?;
+    let list = |value: &serde_json::Value| value.as_array().cloned().unwrap_or_default();
+    for member in &fleet.ready.members {
+        for port in ["demo/echo:line", "demo/echo:datagram"] {
+            let services = list(&page["services"]).into_iter();
+            let mut tiers = services
+                .filter(|service| service["name"] == port)
+                .flat_map(|service| list(&service["tiers"]));
+            let serves = tiers.any(|tier| {
+                list(&tier["members"]).iter().any(|row| {
+                    let mut endpoints = list(&row["endpoints"]).into_iter();
+                    row["name"] == *member.name && endpoints.any(|one| one["state"] == "usable")
+                })
+            });
+            ensure!(serves, "{} by {port}: {page:#}", member.name);
+        }
+    }
+    let printed = fleet.output.text();
+    let names = "waiting until member-1, member-2 are joined and healthy";
+    ensure!(printed.contains(names), "{printed}");
+    ensure!(!printed.contains("not waited for"), "{printed}");
     Ok(())
 }
 
