@@ -3,7 +3,7 @@
 //! Told as an event, because the object itself shows nothing of it a moment later. The same again is
 //! counted in the event's series.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -38,13 +38,17 @@ pub(crate) fn note<T: Serialize>(
     ))
 }
 
-/// Who wrote the object last, other than `manager`; statuses don't count.
+/// Who has written the object since `manager` did; statuses don't count. An older edit was put right
+/// then, or was none.
 fn editor<'m>(meta: &'m ObjectMeta, manager: &str) -> Option<&'m str> {
     let entries = meta.managed_fields.iter().flatten();
-    let others = entries
-        .filter(|entry| entry.subresource.is_none() && entry.manager.as_deref() != Some(manager));
-    let last = others.max_by_key(|entry| entry.time.as_ref().map(|time| time.0))?;
-    Some(last.manager.as_deref().unwrap_or("somebody"))
+    let entries = entries.filter(|entry| entry.subresource.is_none());
+    let (ours, others): (Vec<_>, Vec<_>) =
+        entries.partition(|entry| entry.manager.as_deref() == Some(manager));
+    let time = |entry: &&ManagedFieldsEntry| entry.time.as_ref().map(|time| time.0);
+    let last = others.into_iter().max_by_key(time)?;
+    let own = ours.iter().filter_map(time).max();
+    (time(&last) >= own).then(|| last.manager.as_deref().unwrap_or("somebody"))
 }
 
 /// The fields of `wanted` that `have` lacks or has otherwise. What `have` has besides is nobody's fault,
@@ -111,7 +115,7 @@ mod tests {
                 ("early", None, "2026-01-01T00:00:00Z"),
                 ("kubectl-edit", None, "2026-01-03T00:00:00Z"),
                 ("status-writer", Some("status"), "2026-01-04T00:00:00Z"),
-                (AGENT_MANAGER, None, "2026-01-05T00:00:00Z"),
+                (AGENT_MANAGER, None, "2026-01-02T00:00:00Z"),
             ],
         );
         let told = note_of(&edited, &wanted).unwrap();
@@ -130,6 +134,14 @@ mod tests {
         wanted.metadata.managed_fields = None;
         let ours = service(&[81], &[(AGENT_MANAGER, None, "2026-01-05T00:00:00Z")]);
         assert_eq!(note_of(&ours, &wanted), None);
+        let before = service(
+            &[81],
+            &[
+                ("kubectl-edit", None, "2026-01-04T00:00:00Z"),
+                (AGENT_MANAGER, None, "2026-01-05T00:00:00Z"),
+            ],
+        );
+        assert_eq!(note_of(&before, &wanted), None);
         let mut labelled = service(&[80], &[(HUB_MANAGER, None, "2026-01-05T00:00:00Z")]);
         labelled.metadata.labels = Some([("mine".to_owned(), "stays".to_owned())].into());
         assert_eq!(note_of(&labelled, &wanted), None);
