@@ -39,12 +39,14 @@ use crate::{
     },
 };
 
+mod files;
 mod pages;
 pub mod process;
 mod successor;
 mod threads;
 mod waits;
 
+use files::FileTable;
 use pages::AdminServer;
 use successor::{Step, Takers};
 use threads::Threads;
@@ -66,6 +68,7 @@ pub struct App {
     feed: Feed,
     departure: Departure,
     readiness: Readiness,
+    files: FileTable,
     /// Held until one round of probes is over, or its time is.
     waits: Waits,
     status: Status,
@@ -111,7 +114,7 @@ impl App {
         // Before anybody can see that this process runs, and put another binary in place.
         let takers = Takers::new();
         let signals = Signals::listen().context("taking over signals")?;
-        threads::raise_file_limit();
+        let files = FileTable::reserve();
         let metrics = Metrics::new(settings.workers);
         let fleet = Fleet::new(settings.workers, metrics.clone(), clock.clone())
             .context("creating the data threads' mailboxes")?;
@@ -121,7 +124,7 @@ impl App {
         let seed = threads::seed();
         let options = Options {
             seed,
-            budget: Budget::of_files(threads::files_max()),
+            budget: Budget::of_files(files::most()),
             inherited,
         };
         let mut control = Control::new(fleet.clone(), clock.clone(), sinks, options);
@@ -141,9 +144,8 @@ impl App {
             board: tasks.board(),
         };
         let (desk, questions) = admin::desk();
-        let pages = admin::pages(&desk, &context);
         if let Some(admin) = &admin {
-            admin.serve(pages, &mut tasks);
+            admin.serve(admin::pages(&desk, &context), &mut tasks);
         }
         state_constants(&metrics, &clock);
         tracing::info!(workers = settings.workers, "serving");
@@ -159,6 +161,7 @@ impl App {
             metrics,
             fleet,
             control,
+            files,
             threads,
             tasks,
             signals,
@@ -235,6 +238,7 @@ impl App {
                 self.resolver.start(host);
             }
             let now = self.clock.now();
+            self.files.keep_room(now);
             self.waits.step(&mut self.control, &self.feed, now);
             if self.advance_departure() == Phase::Over {
                 break None;
@@ -480,7 +484,7 @@ fn state_constants(metrics: &Metrics, clock: &Clock) {
     let process = &metrics.process;
     process
         .fds_max
-        .set(i64::try_from(threads::files_max()).unwrap_or(i64::MAX));
+        .set(i64::try_from(files::most()).unwrap_or(i64::MAX));
     let started = unix_seconds(clock, clock.started());
     process.start_seconds.set(started);
 }

@@ -78,25 +78,6 @@ pub(super) fn seed() -> u64 {
     RandomState::new().hash_one(0_u8)
 }
 
-/// How many files may be open.
-pub(super) fn files_max() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let files = limit.current.map(usize::try_from);
-    files.and_then(Result::ok).unwrap_or(usize::MAX)
-}
-
-/// Raises the limit of open files as far as this process may.
-pub(super) fn raise_file_limit() {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let raised = rustix::process::Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised) {
-        tracing::warn!(%error, current = limit.current, "the limit of open files stays as it is");
-    }
-}
-
 /// The shortest that there is.
 const SLICE: Duration = Duration::from_micros(100);
 
