@@ -18,7 +18,7 @@ use std::{
 
 use harness::Process;
 use serde_json::Value;
-use support::{PATIENCE, Server, exchange, file, free_addr, wait};
+use support::{PATIENCE, Server, exchange, file, free_addr, pages, wait};
 
 #[test]
 fn pages_show_a_live_session_and_a_drain_sends_the_next_one_away() {
@@ -30,8 +30,7 @@ fn pages_show_a_live_session_and_a_drain_sends_the_next_one_away() {
     wait("one session in flight", || rig.endpoint()["inflight"] == 1);
     assert_eq!(rig.endpoint()["state"], "usable");
 
-    let drained = rig.ask("POST", "/drain?member=m");
-    assert!(drained.starts_with("HTTP/1.1 200"), "{drained}");
+    assert_eq!(rig.status("POST", "/drain?member=m"), 200);
     assert!(
         rig.body("/explain?service=t/s:p")
             .contains("its weight is 0, so it drains")
@@ -47,7 +46,7 @@ fn pages_show_a_live_session_and_a_drain_sends_the_next_one_away() {
         rig.body("/metrics").contains(unserved)
     });
 
-    rig.ask("POST", "/drain?member=m&off=1");
+    assert_eq!(rig.status("POST", "/drain?member=m&off=1"), 200);
     exchange(&mut rig.process.connect(), b"welcome again").unwrap();
     let opened = r#"fairlead_sessions_opened_total{service="t/s:p",member="m"} "#;
     assert!(rig.body("/metrics").contains(opened));
@@ -74,13 +73,11 @@ fn a_refused_file_is_shown_until_a_good_one_comes() {
 fn it_is_ready_until_it_is_asked_to_leave() {
     let server = Server::echo();
     let mut rig = Rig::with_arguments(&file("", &[server.addr]), &["--shutdown-delay", "1h"]);
-    wait("readiness", || {
-        rig.ask("GET", "/readyz").starts_with("HTTP/1.1 200")
-    });
+    wait("readiness", || rig.status("GET", "/readyz") == 200);
     assert!(rig.body("/healthz").contains("ok"));
     rig.process.signal("TERM");
     wait("the end of readiness", || {
-        rig.ask("GET", "/readyz").starts_with("HTTP/1.1 503")
+        rig.status("GET", "/readyz") == 503
     });
     assert!(rig.body("/readyz").contains("leaving"));
     assert!(rig.body("/healthz").contains("ok"), "it still answers");
@@ -184,35 +181,11 @@ impl Rig {
     }
 
     fn body(&self, path: &str) -> String {
-        let answer = self.ask("GET", path);
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        match head.contains("transfer-encoding: chunked") {
-            true => unchunked(body),
-            false => body.to_owned(),
-        }
+        pages::text(self.admin, path)
     }
 
-    fn ask(&self, method: &str, path: &str) -> String {
-        let mut stream = TcpStream::connect(self.admin).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-        stream.write_all(head.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    }
-}
-
-fn unchunked(mut rest: &str) -> String {
-    let mut whole = String::new();
-    loop {
-        let (size, after) = rest.split_once("\r\n").unwrap();
-        let size = usize::from_str_radix(size, 16).unwrap();
-        if size == 0 {
-            return whole;
-        }
-        whole.push_str(&after[..size]);
-        rest = after[size..].strip_prefix("\r\n").unwrap();
+    fn status(&self, method: &str, path: &str) -> u16 {
+        pages::ask(self.admin, method, path).unwrap().status
     }
 }
 

@@ -16,7 +16,7 @@ use std::{
 #[allow(dead_code, reason = "shared with the TCP tests")]
 mod support;
 
-use support::{Holdings, PATIENCE, wait};
+use support::{Holdings, PATIENCE, pages, wait};
 
 #[test]
 fn answers_leave_from_the_address_that_was_asked() {
@@ -470,7 +470,7 @@ impl Echo {
         // The admin port listens before the frontends are bound, so that a connect says nothing: a
         // datagram sent too early is refused by the proxy's host.
         wait("the proxy to be ready", || {
-            TcpStream::connect(ADMIN).is_ok() && get("/readyz").starts_with("HTTP/1.1 200")
+            pages::ask(admin(), "GET", "/readyz").is_ok_and(|page| page.status == 200)
         });
         Self
     }
@@ -481,7 +481,7 @@ impl Echo {
             .iter()
             .chain(v6)
             .map(|ip| SocketAddr::new(ip.parse().unwrap(), 5000));
-        let listens_v6 = get("/services").contains("fd99");
+        let listens_v6 = pages::text(admin(), "/services").contains("fd99");
         all.filter(|front| front.is_ipv6() == listens_v6).collect()
     }
 }
@@ -529,16 +529,11 @@ fn receive(client: &UdpSocket) -> Option<(Vec<u8>, SocketAddr)> {
 }
 
 fn metrics() -> String {
-    get("/metrics")
+    pages::text(admin(), "/metrics")
 }
 
-fn get(path: &str) -> String {
-    let mut stream = TcpStream::connect(ADMIN).unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    text
+fn admin() -> SocketAddr {
+    ADMIN.parse().unwrap()
 }
 
 /// The value of the only series of a family.

@@ -17,7 +17,7 @@ use std::{
 
 use fairlead_config::{snapshot::Snapshot, xds::proto::fairlead::VerdictKind, yaml};
 use plane::Plane;
-use support::{Server, exchange, file, free_addr, wait};
+use support::{Server, exchange, file, free_addr, pages, wait};
 
 /// The binary, fed by a control plane.
 struct Proxy {
@@ -49,14 +49,8 @@ impl Proxy {
 
     /// An admin page; empty while it can't be had.
     fn page(&self, path: &str) -> String {
-        use std::io::{Read, Write};
-        let mut page = String::new();
-        if let Ok(mut client) = TcpStream::connect(self.admin) {
-            let request = format!("GET {path} HTTP/1.0\r\nHost: x\r\n\r\n");
-            client.write_all(request.as_bytes()).ok();
-            client.read_to_string(&mut page).ok();
-        }
-        page
+        let page = pages::ask(self.admin, "GET", path);
+        page.map_or_else(|_| String::new(), |page| page.body)
     }
 }
 
@@ -188,7 +182,7 @@ fn it_is_not_ready_before_it_knows_what_to_serve() {
     });
     let _plane = Plane::start_with(addr, &snapshot(front, "", &[server.addr]));
     wait("readiness", || {
-        proxy.page("/readyz").starts_with("HTTP/1.0 200")
+        pages::ask(proxy.admin, "GET", "/readyz").is_ok_and(|page| page.status == 200)
     });
     assert!(serves(front));
 }

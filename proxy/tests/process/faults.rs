@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     harness::Process,
-    support::{Holdings, PATIENCE, Server, exchange, file, free_addr, reset, wait},
+    support::{Holdings, PATIENCE, Server, exchange, file, free_addr, pages, reset, wait},
 };
 
 /// A proxy whose service is behind three frontends: plain, by server name, and with PROXY headers.
@@ -71,7 +71,7 @@ services:
             let counted = self.counted();
             !counted.is_empty() && counted == self.logged()
         });
-        let rest = Holdings::at_rest(|| page(self.admin));
+        let rest = Holdings::at_rest(|| pages::text(self.admin, "/metrics"));
         assert_eq!(rest.flows, 0);
         rest
     }
@@ -88,7 +88,7 @@ services:
 
     /// What metrics say of sessions that are over, by reason.
     fn counted(&self) -> BTreeMap<String, u64> {
-        let page = page(self.admin);
+        let page = pages::text(self.admin, "/metrics");
         let families = [
             "fairlead_sessions_closed_total{",
             "fairlead_sessions_unserved_total{",
@@ -122,16 +122,6 @@ services:
     }
 }
 
-pub(crate) fn page(admin: SocketAddr) -> String {
-    let mut client = TcpStream::connect(admin).unwrap();
-    client
-        .write_all(b"GET /metrics HTTP/1.0\r\nhost: x\r\n\r\n")
-        .unwrap();
-    let mut page = String::new();
-    client.read_to_string(&mut page).unwrap();
-    page
-}
-
 fn open(front: SocketAddr) -> TcpStream {
     let client = TcpStream::connect(front).unwrap();
     client.set_nodelay(true).unwrap();
@@ -162,7 +152,7 @@ fn an_endpoint_that_resets_everybody_before_a_byte_is_taken_out() {
     wait("its ejection", || {
         // Half of them meet it.
         exchange(&mut process.connect(), b"hello").ok();
-        page(admin)
+        pages::text(admin, "/metrics")
             .lines()
             .any(|line| line.starts_with("fairlead_ejections_total{") && !line.ends_with(" 0"))
     });
@@ -205,7 +195,7 @@ fn whoever_sends_byte_by_byte_is_served_and_whoever_stops_is_cut() {
         );
     }
     drop(stalled);
-    before.wait_for(|| page(stage.admin));
+    before.wait_for(|| pages::text(stage.admin, "/metrics"));
 }
 
 #[test]
@@ -253,7 +243,7 @@ fn a_reset_at_any_step_leaves_nothing_behind_and_is_told_alike_by_metrics_and_lo
         assert_eq!(half.read(&mut [0]).unwrap(), 0);
         reset(half);
     }
-    before.wait_for(|| page(stage.admin));
+    before.wait_for(|| pages::text(stage.admin, "/metrics"));
     wait("metrics and log to agree", || {
         stage.counted() == stage.logged()
     });

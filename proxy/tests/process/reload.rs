@@ -11,10 +11,9 @@ use std::{
 };
 
 use crate::{
-    faults::page,
     greeter,
     harness::{PROGRAM, Process},
-    support::{Server, file, free_addr, wait},
+    support::{Server, file, free_addr, pages::applied, wait},
 };
 
 /// What the endpoint of a frontend says; empty while nobody answers.
@@ -25,14 +24,6 @@ fn greeting(front: std::net::SocketAddr) -> String {
         client.read_to_string(&mut text).ok();
     }
     text
-}
-
-/// Configurations that took effect.
-fn applied(admin: std::net::SocketAddr) -> u64 {
-    let page = page(admin);
-    let line = "fairlead_config_reloads_total{result=\"applied\"} ";
-    let value = page.lines().find_map(|found| found.strip_prefix(line));
-    value.map_or(0, |value| value.parse().unwrap())
 }
 
 fn text(front: std::net::SocketAddr, server: &Server) -> String {

@@ -1,9 +1,6 @@
 //! Changes that never end under sessions that live on.
 
-use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream},
-};
+use std::net::{SocketAddr, TcpStream};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -13,7 +10,7 @@ use tokio::{
 
 use crate::{
     harness::Process,
-    support::{exchange, file, free_addr, wait},
+    support::{exchange, file, free_addr, pages::applied, wait},
 };
 
 /// An echo for any number of clients, on one thread.
@@ -37,19 +34,6 @@ fn echo() -> SocketAddr {
         });
     });
     addr
-}
-
-/// Configurations that took effect.
-fn applied(admin: SocketAddr) -> u64 {
-    let mut page = String::new();
-    let mut client = TcpStream::connect(admin).unwrap();
-    client
-        .write_all(b"GET /metrics HTTP/1.0\r\nhost: x\r\n\r\n")
-        .unwrap();
-    client.read_to_string(&mut page).unwrap();
-    let line = "fairlead_config_reloads_total{result=\"applied\"} ";
-    let value = page.lines().find_map(|found| found.strip_prefix(line));
-    value.map_or(0, |value| value.parse().unwrap())
 }
 
 #[test]

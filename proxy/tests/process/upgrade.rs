@@ -21,7 +21,7 @@ use fairlead_proxy::{
 
 use crate::{
     harness::{Load, PROGRAM, Process},
-    support::{PATIENCE, Server, exchange, file, wait},
+    support::{PATIENCE, Server, exchange, file, pages, wait},
 };
 
 fn child_of(process: &Process) -> Option<u32> {
@@ -112,7 +112,7 @@ fn takeover_by_path_fails_no_connection_and_can_be_repeated() {
     let server = Server::echo();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("take-over");
-    let admin = crate::support::free_addr().to_string();
+    let admin = crate::support::free_addr();
     let text = format!("admin: {admin}\n{}", file("", &[server.addr]));
     let arguments = ["--workers", "2", "--takeover", path.to_str().unwrap()];
     let mut process = Process::start(&text, &arguments);
@@ -129,23 +129,12 @@ fn takeover_by_path_fails_no_connection_and_can_be_repeated() {
                 status.is_some()
             });
             assert_eq!(status.unwrap().code(), Some(0));
-            assert!(
-                page(&admin, "/healthz").starts_with("HTTP/1.1 200"),
-                "admin goes along"
-            );
+            let healthy = pages::ask(admin, "GET", "/healthz");
+            assert_eq!(healthy.unwrap().status, 200, "admin goes along");
         }
         load.wait_for(50);
     });
     assert_eq!(failed, 0);
-}
-
-fn page(admin: &str, path: &str) -> String {
-    let mut stream = std::net::TcpStream::connect(admin).unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-    std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
 }
 
 #[test]

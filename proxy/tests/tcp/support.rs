@@ -21,6 +21,9 @@ use fairlead_proxy::{
 };
 use fairlead_runtime::clock::Clock;
 
+#[path = "pages.rs"]
+pub(crate) mod pages;
+
 /// Longer than anything here takes; only a failure waits for it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
