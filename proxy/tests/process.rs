@@ -29,7 +29,7 @@ use std::{
 };
 
 use harness::Process;
-use support::{Server, exchange, file, wait};
+use support::{Holdings, Server, exchange, file, free_addr, pages, wait};
 
 #[test]
 fn asked_to_leave_it_lets_sessions_finish_and_exits_with_success() {
@@ -141,10 +141,16 @@ fn a_bad_file_or_a_taken_port_ends_the_start_with_every_reason() {
 #[test]
 fn a_thousand_sessions_leave_no_descriptor_behind() {
     let server = Server::echo();
-    let process = Process::start(&file("", &[server.addr]), &["--workers", "2"]);
+    let admin = free_addr();
+    let admin_flag = admin.to_string();
+    let arguments = ["--workers", "2", "--admin", &admin_flag];
+    let process = Process::start(&file("", &[server.addr]), &arguments);
+    // What opens last at a start is the watch of the file.
+    process.write(&file("balancer: random", &[server.addr]));
+    wait("the reload", || pages::applied(admin) == 1);
     exchange(&mut process.connect(), b"x").unwrap();
-    wait("a quiet start", || process.fds() < 40);
-    let before = process.fds();
+    let page = || pages::text(admin, "/metrics");
+    let before = Holdings::at_rest(page);
     for round in 0..10 {
         let mut clients: Vec<TcpStream> = (0..100).map(|_| process.connect()).collect();
         for (index, client) in clients.iter_mut().enumerate() {
@@ -159,7 +165,7 @@ fn a_thousand_sessions_leave_no_descriptor_behind() {
             }
         }
     }
-    wait("the descriptors to be closed", || process.fds() <= before);
+    before.wait_for(page);
 }
 
 #[test]
