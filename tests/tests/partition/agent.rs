@@ -32,6 +32,8 @@ pub(crate) struct Agent {
     version: u64,
     /// How far it has seen the hub; `None`: it has to list.
     hub: Option<u64>,
+    /// When it lists again.
+    again: Tick,
     store: HubStore,
     /// The generation of the store that it listed last, and in which nothing was missing.
     listed: u64,
@@ -48,6 +50,7 @@ impl Agent {
             known: false,
             version: 0,
             hub: None,
+            again: now,
             store: HubStore::default(),
             listed: 0,
             heartbeat: now,
@@ -60,9 +63,9 @@ impl Agent {
         self.sees && cluster.link && self.version == cluster.version
     }
 
-    /// Its watch on the hub broke.
-    pub(crate) fn loses_watch(&mut self) {
-        self.hub = None;
+    /// Its watch on the hub broke; it tries again in a while.
+    pub(crate) fn loses_watch(&mut self, again: Tick) {
+        (self.hub, self.again) = (None, again);
     }
 
     pub(crate) fn step(&mut self, cluster: &Cluster, store: &mut Store, now: Tick) {
@@ -81,7 +84,9 @@ impl Agent {
             return;
         }
         self.renew(store, now);
-        self.watch_hub(store);
+        if self.hub.is_some() || now >= self.again {
+            self.watch_hub(store);
+        }
         // What has not been seen once is not gone.
         if !self.known {
             return;

@@ -1,8 +1,11 @@
 //! What happens to the fleet: faults, and what people do.
 
+use std::time::Duration;
+
 use fairlead_api::member::TrafficClaim;
 use fairlead_config::name::MemberName;
 use fairlead_controller::world::{Kind, Object};
+use fairlead_runtime::clock::Tick;
 use kube::ResourceExt;
 
 use crate::{
@@ -42,12 +45,13 @@ impl Fleet {
                 }
             }
             12 => {
+                let again = self.soon();
                 if let Some(agent) = &mut self.agents[cluster] {
-                    agent.loses_watch();
+                    agent.loses_watch(again);
                 }
             }
             13 => self.back_up(),
-            14 => self.restore(),
+            14 => self.restore(up),
             15 => self.make_claim(cluster, None),
             16 => self.make_claim(cluster, Some(0)),
             _ => self.make_claim(cluster, Some(500)),
@@ -175,23 +179,37 @@ impl Fleet {
         self.backup = Some(self.store.clone());
     }
 
-    /// The store goes back to its back-up, however young that is. As a rule its API server is stopped
-    /// for that, so that watches break. Where it isn't, they may wait for ever, and numbers have to tell:
-    /// not of a moment.
-    pub(crate) fn restore(&mut self) {
-        if let Some(backup) = self.backup.clone()
+    /// The store goes back to its back-up, however young that is; its numbers may be raised then, beyond
+    /// all that were known. As a rule its API server is stopped for that, so that watches break. Where
+    /// it isn't, they may wait for ever, and numbers have to tell: not of a moment.
+    pub(crate) fn restore(&mut self, raised: bool) {
+        if let Some(mut backup) = self.backup.clone()
             && backup.revision < self.store.revision
         {
             self.counts.restores += 1;
-            if self.store.revision - backup.revision < MOMENT || self.dice.one_in(2) {
+            let moment = self.store.revision - backup.revision < MOMENT;
+            if raised {
+                backup.revision = self.store.revision + RAISED;
+            }
+            if raised || moment || self.dice.one_in(2) {
                 let replicas = self.replicas.iter_mut().flatten();
                 replicas.for_each(Replica::loses_watch);
-                let agents = self.agents.iter_mut().flatten();
-                agents.for_each(Agent::loses_watch);
+                for number in 0..self.agents.len() {
+                    let again = self.soon();
+                    if let Some(agent) = &mut self.agents[number] {
+                        agent.loses_watch(again);
+                    }
+                }
             }
             self.store = backup;
             self.loads.forget();
         }
+    }
+
+    /// When a watch that broke begins again.
+    fn soon(&mut self) -> Tick {
+        let pause = self.dice.below(2000) as u64;
+        self.now.after(Duration::from_millis(pause))
     }
 
     pub(crate) fn heal(&mut self) {
@@ -218,3 +236,5 @@ impl Fleet {
 
 /// Writes of some seconds.
 const MOMENT: u64 = 40;
+/// What numbers are raised by.
+const RAISED: u64 = 1000;

@@ -8,6 +8,7 @@ use std::{
 
 use fairlead_config::name::ServiceName;
 use fairlead_proxy::directory::ChangeKind;
+use fairlead_runtime::clock::Tick;
 
 use crate::{
     datagrams::{SILENT, Sent},
@@ -19,33 +20,37 @@ use crate::{
 /// What a proxy was told before a step.
 pub(crate) struct Told {
     endpoints: BTreeSet<SocketAddr>,
-    /// Those of them whose members drain.
-    drained: BTreeSet<SocketAddr>,
+    /// Members that drain, by service and cluster.
+    drained: BTreeSet<(ServiceName, usize)>,
 }
 
 impl Fleet {
     pub(crate) fn told(&self, proxy: &Proxy) -> Told {
-        let drained = [proxy::sessions(), proxy::flows()].into_iter();
-        let drained = drained.flat_map(|service| {
-            let drains = |at: &SocketAddr| {
-                let place = self.place(proxy, &service, *at);
-                place.is_some_and(|(_, drained)| drained)
-            };
-            let all = proxy.endpoints_of(&service);
-            all.filter(drains).collect::<Vec<_>>()
-        });
+        let mut drained = BTreeSet::new();
+        for service in [proxy::sessions(), proxy::flows()] {
+            for (number, cluster) in self.clusters.iter().enumerate() {
+                let place = proxy.place(&service, &cluster.name);
+                if place.is_some_and(|(_, weight)| weight.is_drain()) {
+                    drained.insert((service.clone(), number));
+                }
+            }
+        }
         Told {
             endpoints: proxy.endpoints(),
-            drained: drained.collect(),
+            drained,
         }
     }
 
     /// Nothing is taken away that lives and is exported.
     pub(crate) fn check_kept(&mut self, number: usize, proxy: &mut Proxy, before: &Told) {
         let after = proxy.endpoints();
+        // Whoever finds no replica but one that is cut off from its store takes what that one knows,
+        // after a while.
+        let replica = proxy.follows().and_then(|at| self.replicas[at].as_ref());
+        let seen = replica.map_or(self.now, |replica| replica.seen_at);
         for gone in before.endpoints.difference(&after) {
             assert!(
-                !self.is_owed(*gone),
+                !self.is_owed_as_of(*gone, seen),
                 "proxy {number} lost {gone}, which lives and is exported"
             );
         }
@@ -54,12 +59,15 @@ impl Fleet {
             self.trace(&format!("{number} {at} {:?}", change.kind));
             let drains = change.kind == ChangeKind::Draining;
             if (drains || change.kind == ChangeKind::Removed) && proxy.has_sessions(at) {
-                let place = self.place(proxy, &change.service.name, at);
-                // A change may have come with an answer to a probe, before what was told in this step.
-                let was = before.drained.contains(&at);
+                let service = &change.service.name;
+                let place = self.place(proxy, service, at);
+                // A change may have come with an answer to a probe, before what was told in this step, or
+                // between two of its parts.
+                let cluster = find(&self.clusters, at).0;
+                let was = before.drained.contains(&(service.clone(), cluster));
                 let asked = drains && (was || place.is_some_and(|(_, drained)| drained));
                 assert!(
-                    asked || !self.is_owed(at),
+                    asked || !self.is_owed_as_of(at, seen),
                     "proxy {number} ends sessions of {at}, which lives and is exported: {:?}, {place:?}",
                     change.kind
                 );
@@ -69,9 +77,14 @@ impl Fleet {
 
     /// Whether a proxy that has this endpoint may never lose it.
     pub(crate) fn is_owed(&self, at: SocketAddr) -> bool {
+        self.is_owed_as_of(at, self.now)
+    }
+
+    /// The same, as who has last seen the hub's store at this time may know.
+    fn is_owed_as_of(&self, at: SocketAddr, seen: Tick) -> bool {
         let (cluster, endpoint) = find(&self.clusters, at);
-        let told = endpoint.told.map(|told| self.now.since(told));
-        let settled = told.is_some_and(|told| told > SETTLED);
+        let told = endpoint.told.filter(|told| *told < seen);
+        let settled = told.is_some_and(|told| self.now.since(told) > SETTLED);
         endpoint.alive && endpoint.listed && settled && !self.lost.contains(&cluster)
     }
 
@@ -144,10 +157,15 @@ impl Fleet {
             );
         }
         if healthy {
-            let Some((first, _)) = sent.path.first() else {
+            let Some((first, new)) = sent.path.first() else {
                 panic!("proxy {number} has nobody to send a datagram to");
             };
-            if !self.panics(number, proxy, &service)(first) {
+            // One that came to a flow while nothing else was there is pardoned for a while.
+            let excused = match new {
+                true => self.panics(number, proxy, &service)(first),
+                false => self.may_have_panicked(number, proxy, &service),
+            };
+            if !excused {
                 self.check_alive(number, proxy, *first);
             }
         }
@@ -211,6 +229,28 @@ impl Fleet {
         proxy: &Proxy,
         service: &ServiceName,
     ) -> impl Fn(&SocketAddr) -> bool {
+        let tiers = self.health(number, proxy, service);
+        let strict = strict(self.seed);
+        move |at| {
+            let place = self.place(proxy, service, *at);
+            let tier = place.and_then(|(tier, _)| tiers.get(&tier));
+            !strict && tier.is_some_and(|(good, all)| good * 2 < *all)
+        }
+    }
+
+    /// Whether any tier may have been tried as a whole until just now.
+    fn may_have_panicked(&self, number: usize, proxy: &Proxy, service: &ServiceName) -> bool {
+        let tiers = self.health(number, proxy, service);
+        !strict(self.seed) && tiers.values().any(|(good, all)| good * 2 <= *all)
+    }
+
+    /// By tier: endpoints that are good, and all.
+    fn health(
+        &self,
+        number: usize,
+        proxy: &Proxy,
+        service: &ServiceName,
+    ) -> BTreeMap<usize, (usize, usize)> {
         let mut tiers: BTreeMap<usize, (usize, usize)> = BTreeMap::new();
         for at in proxy.endpoints_of(service) {
             if let Some((tier, false)) = self.place(proxy, service, at) {
@@ -219,12 +259,7 @@ impl Fleet {
                 *all += 1;
             }
         }
-        let strict = strict(self.seed);
-        move |at| {
-            let place = self.place(proxy, service, *at);
-            let tier = place.and_then(|(tier, _)| tiers.get(&tier));
-            !strict && tier.is_some_and(|(good, all)| good * 2 < *all)
-        }
+        tiers
     }
 
     /// Each proxy has what members export, no more and no less, and all of it takes sessions.

@@ -50,7 +50,7 @@ fn no_seed_breaks_an_invariant() {
         println!("{}", Fleet::random(seed, true).run());
         return;
     }
-    for seed in 0..number("FAIRLEAD_SIM_SEEDS").unwrap_or(6) {
+    for seed in 0..number("FAIRLEAD_SIM_SEEDS").unwrap_or(16) {
         let outcome = std::panic::catch_unwind(|| Fleet::random(seed, false).run());
         assert!(outcome.is_ok(), "replay with FAIRLEAD_SIM_SEED={seed}");
     }

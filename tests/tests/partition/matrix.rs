@@ -82,19 +82,26 @@ fn a_hub_cut_off_from_its_store_serves_what_it_knows() {
 
 #[test]
 fn a_restored_store_takes_nothing_back() {
-    for seed in 7..12 {
+    for (seed, raised, anew) in [
+        (7, false, false),
+        (8, false, true),
+        (9, true, false),
+        (10, true, true),
+    ] {
         let mut fleet = Fleet::calm(seed);
         fleet.back_up();
         fleet.run_for(MINUTE);
         fleet.grow(1);
         fleet.run_for(Duration::from_secs(40));
         fleet.check_converged();
-        fleet.restore();
-        if seed % 2 == 0 {
+        fleet.restore(raised);
+        if anew {
             for replica in 0..2 {
                 fleet.crash_replica(replica, false);
                 fleet.crash_replica(replica, true);
             }
+            // What is said now is newer than all that proxies know.
+            fleet.make_claim(0, Some(500));
         }
         fleet.run_for(2 * MINUTE);
         fleet.check_converged();

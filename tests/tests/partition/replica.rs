@@ -44,6 +44,8 @@ pub(crate) struct Replica {
     life: Life,
     /// How far it has seen the store; `None`: it has to list.
     seen: Option<u64>,
+    /// When the store answered last.
+    pub(crate) seen_at: Tick,
     listed: bool,
     led: bool,
     next_lease: Tick,
@@ -76,6 +78,7 @@ impl Replica {
             election: Election::new(name.to_owned()),
             life: Life::new(store.epoch.clone(), store.revision, made, now),
             seen: None,
+            seen_at: now,
             listed: false,
             led: false,
             next_lease: now,
@@ -109,6 +112,7 @@ impl Replica {
             self.seen = None;
             return;
         };
+        self.seen_at = now;
         if now >= self.next_look {
             let every = if self.life.holds() {
                 LOOK_AGAIN
