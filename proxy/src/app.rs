@@ -10,6 +10,7 @@ use fairlead_config::{problem::Problem, snapshot, yaml};
 use fairlead_runtime::{
     clock::{Clock, Tick},
     drain::{Departure, Phase},
+    logging::with_causes,
     ready::Readiness,
     signals::{Request, Signals},
     tasks::Tasks,
@@ -19,7 +20,7 @@ use tokio::sync::mpsc;
 use crate::{
     access_log::sink::Sinks,
     admin::{self, Context as AdminContext, Desk, Question, Status},
-    control::{Control, Options, chain},
+    control::{Control, Options},
     directory::Signal,
     dns::{Looked, io::Resolver},
     health::io::Prober,
@@ -186,7 +187,7 @@ impl App {
                     bail!("the former process serves on: {reason}");
                 }
                 Err(error) => {
-                    let error = chain(&error);
+                    let error = with_causes(&error);
                     tracing::warn!(error, "the former process said no last word");
                 }
             }
@@ -197,7 +198,7 @@ impl App {
             && let Err(error) = self.takers.open_door(path)
         {
             tracing::error!(
-                error = chain(&error),
+                error = with_causes(&error),
                 "no successor can take over by --takeover"
             );
         }
@@ -414,7 +415,7 @@ impl App {
     }
 
     fn takers_failed(&self, error: &HandOverError) {
-        let error = chain(error);
+        let error = with_causes(error);
         tracing::warn!(error, "no hand-over took place; this process serves on");
     }
 

@@ -471,18 +471,6 @@ const LEARNED: &str = "learned";
 /// Endpoints in one piece of a service: some 40 kB at the most.
 const PIECE: usize = 120;
 
-/// The error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
-
 /// The DNS names among the endpoints of a service.
 fn hosts_of(snapshot: &Snapshot, service: &ServiceName) -> BTreeSet<Host> {
     let rows = snapshot.endpoints.get(service);

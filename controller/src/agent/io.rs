@@ -160,7 +160,7 @@ fn take_in(
         tasks.spawn("disk", async move { Err(failure.into()) });
     }
     let shared = Shared::new(received);
-    let saver = disk::Saver::new(&downward.data);
+    let saver = disk::saver(&downward.data);
     let uplink = downward.uplink.clone();
     let link = uplink::run(uplink, shared.clone(), saver, config.clock.clone());
     tasks.spawn("stream from the hub", link);

@@ -8,11 +8,13 @@
 //! | [`ready`] | what the process still waits for before it is ready |
 //! | [`admin`] | the admin pages over HTTP |
 //! | [`logging`] | log lines |
+//! | [`files`] | what is kept on disk for the next start |
 //! | [`drain`] | the phases in which a process leaves, and their deadlines |
 
 pub mod admin;
 pub mod clock;
 pub mod drain;
+pub mod files;
 pub mod logging;
 pub mod ready;
 pub mod signals;

@@ -61,6 +61,17 @@ fn parse(filter: &str) -> Result<EnvFilter, LogError> {
         })
 }
 
+/// An error with everything below it, in one line: "transport error" alone helps nobody.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(&format!(": {inner}"));
+        cause = inner.source();
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,10 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use fairlead_runtime::logging::with_causes;
 use tokio::task::{JoinError, JoinSet};
 
 use crate::{
-    control::chain,
     tcp::FrozenFlow,
     upgrade::{
         Offer,
@@ -164,7 +164,7 @@ impl Ready {
     /// Tells it to end, since this process serves on: two would answer one client. A child is
     /// killed.
     pub(super) async fn refuse(self, error: &HandOverError) {
-        let reason = chain(error);
+        let reason = with_causes(error);
         // It may be gone, which is as good.
         self.channel.refuse(reason).await.ok();
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use fairlead_config::{frontend::Protocol, name::FrontendName, problem::Problem};
-use fairlead_runtime::clock::Tick;
+use fairlead_runtime::{clock::Tick, logging::with_causes};
 
 use super::closing::Closing;
 
@@ -122,7 +122,7 @@ impl Listeners {
         let mut problems = Vec::new();
         for (bind, planned) in &plan.binds {
             if let Err(error) = self.bind(*bind, planned, &asked[bind].liveness) {
-                problems.push(problem(planned.asked_by.as_str(), super::chain(&error)));
+                problems.push(problem(planned.asked_by.as_str(), with_causes(&error)));
             } else {
                 asked.remove(bind);
             }

@@ -31,7 +31,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{Downward, Uplink, jittered};
+use super::{Downward, Uplink, disk, jittered};
 use crate::{
     agent::invitation::{CertificateRequest, Invitation},
     join::{Admission, ApiServer, JoinRequest, RenewRequest, Tokens},
@@ -367,18 +367,10 @@ impl Credentials {
             .map_err(|source| self.fault(name, source))
     }
 
-    /// Whole or not at all, and for this user only.
     async fn write(&self, name: &str, text: &str) -> Result<(), CredentialsError> {
-        let part = self.folder.join(format!(".{name}.part"));
-        let mut options = fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let done = async {
-            let mut file = options.open(&part).await?;
-            tokio::io::AsyncWriteExt::write_all(&mut file, text.as_bytes()).await?;
-            file.sync_all().await?;
-            fs::rename(&part, self.folder.join(name)).await
-        };
-        done.await.map_err(|source| self.fault(name, source))
+        let path = self.folder.join(name);
+        let written = disk::write(&path, text.as_bytes().to_vec());
+        written.await.map_err(|source| self.fault(name, source))
     }
 
     fn fault(&self, name: &str, source: io::Error) -> CredentialsError {

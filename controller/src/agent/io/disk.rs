@@ -1,66 +1,31 @@
 //! What came down, on disk: written whole or not at all, checked when it is read.
 
-use std::{
-    fs::{self, File},
-    io::{self, Write},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, io, path::Path};
 
 use fairlead_config::xds::saved;
+use fairlead_runtime::files::{Saver, write_whole};
 
 use crate::{
     agent::received::{BYTES_MAX, Received},
     board::Resource,
 };
 
-/// Writes the state a while after it has changed, off the runtime's threads.
-pub(super) struct Saver {
-    path: PathBuf,
-    due: Option<tokio::time::Instant>,
+/// Of this folder.
+pub(super) fn saver(folder: &Path) -> Saver {
+    Saver::new(Some(folder.join(FILE)))
 }
 
-impl Saver {
-    /// Into this folder.
-    pub(super) fn new(folder: &Path) -> Self {
-        Self {
-            path: folder.join(FILE),
-            due: None,
-        }
-    }
-
-    /// Changes that follow each other are written once.
-    pub(super) fn note_change(&mut self) {
-        if self.due.is_none() {
-            self.due = Some(tokio::time::Instant::now() + DELAY);
-        }
-    }
-
-    /// Returns when the state has to be written; never, when it hasn't changed.
-    pub(super) async fn due(&self) {
-        match self.due {
-            Some(due) => tokio::time::sleep_until(due).await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Writes what is to be kept; a failure is logged and tried again with the next change.
-    pub(super) async fn save(&mut self, kept: Option<Vec<(&'static str, Resource)>>) {
-        self.due = None;
-        let Some(kept) = kept else {
-            return;
-        };
-        let path = self.path.clone();
-        let written =
-            tokio::task::spawn_blocking(move || write_whole(&path, &saved::encode(&kept)));
-        let error = match written.await {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
-        };
+/// Writes what is to be kept, if there is anything; a failure is logged and tried again with the next
+/// change.
+pub(super) async fn save(saver: &mut Saver, kept: Option<Vec<(&'static str, Resource)>>) {
+    let Some(kept) = kept else {
+        return saver.forget();
+    };
+    let written = saver.save(move |mut out| saved::write(&kept, &mut out));
+    if let Err(error) = written.await {
         tracing::warn!(
-            path = %self.path.display(),
-            error,
+            path = ?saver.path(),
+            %error,
             "what came down can't be kept: a restart without the hub would know less"
         );
     }
@@ -101,28 +66,11 @@ pub(super) fn load(folder: &Path, received: &mut Received) -> io::Result<()> {
 /// Writes a file that only this user may read, off the runtime's threads.
 pub(super) async fn write(path: &Path, bytes: Vec<u8>) -> io::Result<()> {
     let path = path.to_owned();
-    let written = tokio::task::spawn_blocking(move || write_whole(&path, &bytes));
+    let written =
+        tokio::task::spawn_blocking(move || write_whole(&path, |out| out.write_all(&bytes)));
     written.await.map_err(io::Error::other)?
 }
 
-/// The file has the old bytes or the new ones, also after a crash.
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let part = path.with_extension("part");
-    let mut options = File::options();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let mut file = options.open(&part)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&part, path)?;
-    match path.parent() {
-        Some(folder) => File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
-}
-
-/// Long enough to gather a burst, short enough to lose little.
-const DELAY: Duration = Duration::from_millis(500);
 /// In the agent's folder.
 const FILE: &str = "received.bin";
 /// All that is ever held, and the names around it.

@@ -8,6 +8,8 @@ use fairlead_config::xds::{
 };
 use fairlead_runtime::{
     clock::{Clock, Tick},
+    files::Saver,
+    logging::with_causes,
     tasks::{Backoff, TaskError},
 };
 use parking_lot::Mutex;
@@ -21,7 +23,7 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 
-use super::{disk::Saver, jittered};
+use super::{disk, jittered};
 use crate::agent::received::Received;
 
 /// Where the hub serves streams, and what they are opened with.
@@ -87,6 +89,11 @@ pub(super) async fn run(
     loop {
         let started = clock.now();
         let end = stream(&uplink, &shared, &mut saver, &clock).await;
+        if saver.is_pending() {
+            // The next stream may be long in coming.
+            let kept = shared.received.lock().kept();
+            disk::save(&mut saver, kept).await;
+        }
         let reason = end.err().map_or_else(
             || "the hub ended the stream".to_owned(),
             |error| error.to_string(),
@@ -139,7 +146,7 @@ async fn stream(
             }
             () = saver.due() => {
                 let kept = shared.received.lock().kept();
-                saver.save(kept).await;
+                disk::save(saver, kept).await;
                 false
             }
         };
@@ -226,17 +233,6 @@ pub(super) async fn authorize<T>(
     let value = format!("Bearer {}", token.trim()).parse()?;
     request.metadata_mut().insert("authorization", value);
     Ok(())
-}
-
-/// An error with everything below it: "transport error" alone helps nobody.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(&format!(": {inner}"));
-        cause = inner.source();
-    }
-    text
 }
 
 const BACKOFF: Backoff = Backoff {

@@ -1,10 +1,6 @@
 //! The shell of the xDS client: connection, token, disk, clock.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use fairlead_config::xds::{
     envelope::Stamp,
@@ -13,6 +9,7 @@ use fairlead_config::xds::{
 };
 use fairlead_runtime::{
     clock::{Clock, Tick},
+    files::Saver,
     tasks::{Backoff, TaskError},
 };
 use parking_lot::Mutex;
@@ -149,9 +146,14 @@ impl XdsSource {
     /// until `out` closes.
     pub async fn run(self, out: mpsc::Sender<Event>) -> Result<(), TaskError> {
         let mut failures = 0_u32;
+        let mut saver = Saver::new(self.options.state_file.clone());
         loop {
             let started = self.clock.now();
-            let end = self.stream(&out).await;
+            let end = self.stream(&out, &mut saver).await;
+            if saver.is_pending() {
+                // The next stream may be long in coming.
+                self.save(&mut saver).await;
+            }
             if out.is_closed() {
                 return Ok(());
             }
@@ -181,12 +183,11 @@ impl XdsSource {
     }
 
     /// One stream, to its end.
-    async fn stream(&self, out: &mpsc::Sender<Event>) -> Result<(), TaskError> {
+    async fn stream(&self, out: &mpsc::Sender<Event>, saver: &mut Saver) -> Result<(), TaskError> {
         let channel = channel::connect(&self.options).await?;
         let (requests, answers) = self.open_stream(channel).await?;
         self.note_start();
         let mut answers = answers;
-        let mut saver = disk::Saver::new(self.options.state_file.clone());
         loop {
             let deadline = self.shared.lock().ads.next_deadline();
             let release = deadline.map(|deadline| deadline - self.clock.now());
@@ -199,8 +200,7 @@ impl XdsSource {
                     self.shared.lock().ads.release(self.clock.now())
                 }
                 () = saver.due() => {
-                    let resources = self.shared.lock().ads.in_force();
-                    saver.save(resources).await;
+                    self.save(saver).await;
                     continue;
                 }
             };
@@ -216,6 +216,11 @@ impl XdsSource {
                 }
             }
         }
+    }
+
+    async fn save(&self, saver: &mut Saver) {
+        let resources = self.shared.lock().ads.in_force();
+        disk::save(saver, resources).await;
     }
 
     async fn open_stream(
@@ -282,13 +287,6 @@ fn jittered(delay: Duration) -> Duration {
     use std::hash::{BuildHasher, RandomState};
     let random = RandomState::new().hash_one(0_u8) % 512;
     delay * (768 + u32::try_from(random).expect("below 512")) / 1024
-}
-
-/// A path's folder and temporary neighbour, for writes that are whole or not at all.
-fn neighbour(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    path.with_file_name(name)
 }
 
 const BACKOFF: Backoff = Backoff {

@@ -3,6 +3,7 @@
 use std::{fs, io, path::PathBuf, time::Duration};
 
 use fairlead_config::xds::proto::core::{Node, UserAgentVersion};
+use fairlead_runtime::logging::with_causes;
 use tonic::{
     Request,
     metadata::{Ascii, MetadataValue},
@@ -124,17 +125,6 @@ fn read(what: &'static str, path: &PathBuf) -> Result<Vec<u8>, Unable> {
         path: path.clone(),
         source,
     })
-}
-
-/// An error with everything below it: "transport error" alone helps nobody.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(&format!(": {inner}"));
-        cause = inner.source();
-    }
-    text
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

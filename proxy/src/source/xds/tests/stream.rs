@@ -169,17 +169,41 @@ async fn a_restart_without_a_control_plane_serves_the_last_good_state() {
     proxy.until(&wanted).await;
 }
 
+#[tokio::test]
+async fn what_was_said_just_before_a_stream_ended_is_kept_while_no_other_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let state_file = folder.path().join("state");
+    let mut plane = Plane::start(any_port(), None).await;
+    let options = Options {
+        state_file: Some(state_file.clone()),
+        ..options(plane.addr)
+    };
+    let wanted = snapshot(0..2, 3);
+    let mut proxy = Running::start(options);
+    let mut stream = plane.stream().await;
+    serve(&mut stream, &wanted, 1).await;
+    proxy.until(&wanted).await;
+    drop(stream);
+    plane.stop().await;
+    saved_with(&state_file, 6).await;
+}
+
 /// Waits until the state on disk holds so many resources.
 async fn saved_with(path: &Path, resources: usize) {
-    loop {
-        let saved = fs::read(path)
-            .ok()
-            .and_then(|bytes| saved::decode(&bytes).ok());
-        if saved.is_some_and(|saved| saved.len() == resources) {
-            return;
+    let looks = async {
+        loop {
+            let saved = fs::read(path)
+                .ok()
+                .and_then(|bytes| saved::decode(&bytes).ok());
+            if saved.is_some_and(|saved| saved.len() == resources) {
+                return;
+            }
+            tokio::task::yield_now().await;
         }
-        tokio::task::yield_now().await;
-    }
+    };
+    let patience = Duration::from_secs(60);
+    let saved = tokio::time::timeout(patience, looks).await;
+    saved.expect("the state on disk");
 }
 
 #[tokio::test]
