@@ -17,17 +17,20 @@ use super::workloads::Workload;
 /// `(namespace, name)`.
 pub type Key = (String, String);
 
+/// The slices of a service, by name. Boxed: most services have one, and a map has room for eleven.
+pub(super) type Slices = BTreeMap<String, Box<EndpointSlice>>;
+
 /// Everything observed.
 #[derive(Debug, Default)]
 pub struct Local {
     pub(super) services: BTreeMap<Key, Service>,
     pub(super) exports: BTreeMap<Key, ServiceExport>,
-    pub(super) slices: BTreeMap<Key, BTreeMap<String, EndpointSlice>>,
+    pub(super) slices: BTreeMap<Key, Slices>,
     pub(super) workloads: BTreeMap<(String, Key), Workload>,
     /// By service: what the hub has of this member.
     pub(super) records: BTreeMap<Key, ExportRecord>,
     /// By service, then by the mirror's name.
-    pub(super) mirrors: BTreeMap<Key, BTreeMap<String, EndpointSlice>>,
+    pub(super) mirrors: BTreeMap<Key, Slices>,
     slice_at: BTreeMap<Key, Key>,
     dirty: BTreeSet<Key>,
 }
@@ -64,7 +67,7 @@ impl Local {
                 self.exports.insert(key.clone(), *export);
                 self.dirty.insert(key);
             }
-            Object::Slice(slice) => self.apply_slice(*slice),
+            Object::Slice(slice) => self.apply_slice(slice),
             Object::Workload(workload) => {
                 let namespace = workload.key.0.clone();
                 self.workloads
@@ -83,7 +86,7 @@ impl Local {
                     self.mirrors
                         .entry(key.clone())
                         .or_default()
-                        .insert(name, *mirror);
+                        .insert(name, mirror);
                     self.dirty.insert(key);
                 }
             }
@@ -169,7 +172,7 @@ impl Local {
         self.dirty.extend(keys);
     }
 
-    fn apply_slice(&mut self, slice: EndpointSlice) {
+    fn apply_slice(&mut self, slice: Box<EndpointSlice>) {
         let at = key(&slice.metadata);
         let owner = slice
             .metadata

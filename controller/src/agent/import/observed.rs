@@ -21,7 +21,7 @@ use k8s_openapi::{
 };
 
 use super::{derived_name, is_ours};
-use crate::agent::local::{Key, key};
+use crate::agent::local::{Key, Slices, key};
 
 /// Everything observed.
 #[derive(Debug, Default)]
@@ -31,7 +31,7 @@ pub struct Observed {
     /// Ours, and those that have a name that ours should have.
     services: BTreeMap<Key, Service>,
     /// Ours, by import, then by name.
-    slices: BTreeMap<Key, BTreeMap<String, EndpointSlice>>,
+    slices: BTreeMap<Key, Slices>,
     slice_at: BTreeMap<Key, Key>,
     /// The slices of the member's own proxies, by name.
     pub(super) pods: BTreeMap<String, EndpointSlice>,
@@ -121,7 +121,7 @@ impl Observed {
                 if let Some(import) = import_of(&slice.metadata.labels, &at.0) {
                     self.dirty.insert(import.clone());
                     self.slice_at.insert(at.clone(), import.clone());
-                    self.slices.entry(import).or_default().insert(at.1, *slice);
+                    self.slices.entry(import).or_default().insert(at.1, slice);
                 }
             }
             Object::Pods(slice) => {
@@ -270,7 +270,8 @@ impl Observed {
 
     /// Our slices of an import.
     pub(super) fn slices(&self, key: &Key) -> impl Iterator<Item = &EndpointSlice> + use<'_> {
-        self.slices.get(key).into_iter().flat_map(BTreeMap::values)
+        let of_import = self.slices.get(key).into_iter().flat_map(BTreeMap::values);
+        of_import.map(|slice| &**slice)
     }
 
     fn forget_slice(&mut self, at: &Key) {

@@ -87,13 +87,13 @@ where
                     continue;
                 }
                 Ok(Some(Event::InitApply(object))) => {
-                    listed.push((self.wrap)(object));
+                    listed.push((self.wrap)(slim(object)));
                     continue;
                 }
                 Ok(Some(Event::InitDone)) => {
                     Change::Reset(self.kind.clone(), std::mem::take(&mut listed), generation)
                 }
-                Ok(Some(Event::Apply(object))) => Change::Apply((self.wrap)(object)),
+                Ok(Some(Event::Apply(object))) => Change::Apply((self.wrap)(slim(object))),
                 Ok(Some(Event::Delete(object))) => Change::Delete((self.wrap)(object)),
             };
             if changes.send(change).await.is_err() {
@@ -103,5 +103,48 @@ where
     }
 }
 
+/// An object as it is kept: who manages it, but not which fields. Those take more memory than all the rest
+/// of a small object, and nobody here asks for them.
+pub(super) fn slim<K: Resource>(mut object: K) -> K {
+    let managers = object.meta_mut().managed_fields.iter_mut().flatten();
+    managers.for_each(|entry| entry.fields_v1 = None);
+    object
+}
+
 /// Between a break of a watch on the hub and its next list.
 const AGAIN: std::time::Duration = std::time::Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::discovery::v1::EndpointSlice;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_object_is_kept_with_its_managers_and_without_their_fields() {
+        let whole: EndpointSlice = serde_json::from_value(json!({
+            "metadata": {
+                "name": "web-1",
+                "managedFields": [{
+                    "manager": "fairlead-agent",
+                    "operation": "Apply",
+                    "subresource": "status",
+                    "fieldsV1": { "f:addressType": {} },
+                }],
+            },
+            "addressType": "IPv4",
+            "endpoints": [],
+        }))
+        .unwrap();
+        let slim = slim(whole.clone());
+        let managers = slim.metadata.managed_fields.clone().unwrap();
+        assert_eq!(managers[0].manager.as_deref(), Some("fairlead-agent"));
+        assert_eq!(managers[0].subresource.as_deref(), Some("status"));
+        assert_eq!(managers[0].fields_v1, None);
+        assert_eq!(
+            (slim.metadata.name, slim.address_type),
+            (whole.metadata.name, whole.address_type)
+        );
+    }
+}

@@ -22,7 +22,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use super::{AgentConfig, Change, REQUEST_TIMEOUT};
+use super::{AgentConfig, Change, REQUEST_TIMEOUT, watch::slim};
 use crate::{
     agent::{
         exports::{self, Member, Write},
@@ -236,12 +236,9 @@ where
 {
     let api = Api::<K>::namespaced(client, namespace);
     let name = object.meta().name.clone().unwrap_or_default();
-    api.patch(
-        &name,
-        &PatchParams::apply(labels::AGENT_MANAGER).force(),
-        &Patch::Apply(object),
-    )
-    .await
+    let params = PatchParams::apply(labels::AGENT_MANAGER).force();
+    let made = api.patch(&name, &params, &Patch::Apply(object)).await;
+    made.map(slim)
 }
 
 async fn delete<K>(client: Client, namespace: &str, name: &str) -> kube::Result<Option<Object>>
