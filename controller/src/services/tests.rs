@@ -215,6 +215,25 @@ fn each_attack_is_refused_with_its_reason() {
 }
 
 #[test]
+fn a_member_that_leaves_takes_its_exports_along_and_others_go_on() {
+    let exports = ["a", "b"].map(|name| export(name, 0, vec![port("", "TCP", 80)]));
+    let mut all = world(exports.to_vec());
+    // Deleted as usual, it is kept for as long as its exports are in use.
+    let mut leaving = member("a");
+    leaving.metadata.deletion_timestamp = Some(time(9));
+    all.apply(Object::Member(Box::new(leaving.clone())));
+    assert_eq!(refused(&aggregate(&all, &key())), []);
+    let force = (labels::FORCE_LEAVE.to_owned(), "true".to_owned());
+    leaving.metadata.annotations = Some([force].into());
+    all.apply(Object::Member(Box::new(leaving)));
+    let found = aggregate(&all, &key());
+    assert_eq!(refused(&found), [("a", reason::NOT_A_MEMBER)]);
+    let import = found.import.expect("b exports it still");
+    let members: Vec<&str> = import.members.keys().map(MemberName::as_str).collect();
+    assert_eq!(members, ["b"]);
+}
+
+#[test]
 fn a_claimed_age_that_the_hub_cannot_have_seen_is_flagged_and_can_be_pinned() {
     let honest = export("a", 0, vec![port("", "TCP", 80)]);
     let mut forger = export("b", -1_000_000, vec![port("", "TCP", 80)]);

@@ -35,7 +35,12 @@ fn export(annotations: Value) -> Object {
 fn slice(name: &str, addresses: &[&str]) -> Object {
     let endpoints: Vec<Value> = addresses
         .iter()
-        .map(|address| json!({ "addresses": [address], "zone": "a", "nodeName": "n1" }))
+        .map(|address| {
+            json!({
+                "addresses": [address], "zone": "a", "nodeName": "n1", "hostname": "web-0",
+                "conditions": { "ready": false, "serving": true, "terminating": true },
+            })
+        })
         .collect();
     Object::Slice(Box::new(read(json!({
         "metadata": {
@@ -138,6 +143,12 @@ fn an_export_brings_its_record_and_mirrors_and_then_rests() {
     assert_eq!(
         (endpoint.zone.as_deref(), &endpoint.node_name),
         (Some("a"), &None)
+    );
+    assert_eq!(endpoint.hostname.as_deref(), Some("web-0"));
+    let conditions = endpoint.conditions.clone().unwrap();
+    assert_eq!(
+        (conditions.ready, conditions.serving, conditions.terminating),
+        (Some(false), Some(true), Some(true))
     );
     assert!(
         !mirror
