@@ -234,3 +234,71 @@ const CONCURRENT_MAX: usize = 16;
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// The field manager of what the proxies say, apart from what the plan says.
 const PROXIES_MANAGER: &str = "fairlead-hub-proxies";
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use fairlead_api::export::ExportRecordStatus;
+    use fairlead_config::name::MemberName;
+    use fairlead_runtime::clock::Clock;
+    use http::{Request, Response};
+    use kube::client::Body;
+
+    use super::*;
+    use crate::{
+        leader::{self, Record},
+        world::ExportKey,
+    };
+
+    /// How many requests two writes become with this replica's standing.
+    async fn requests(leads: bool) -> usize {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counter = asked.clone();
+        let server = tower::service_fn(move |_: Request<Body>| {
+            counter.fetch_add(1, Ordering::Relaxed);
+            async { Ok::<_, std::convert::Infallible>(Response::new(Body::empty())) }
+        });
+        let clock = Clock::system();
+        let (leadership, election) = leader::io::new("a".into(), clock.clone());
+        if leads {
+            election.send_modify(|election| election.claimed(Record::default(), clock.now()));
+        }
+        let (writes, queue) = mpsc::channel(1);
+        let of = |object: &str| Write::Export {
+            slot: ExportKey {
+                member: MemberName::parse("m").unwrap(),
+                object: object.into(),
+            },
+            version: 1,
+            status: ExportRecordStatus::default(),
+        };
+        writes.send(vec![of("one"), of("two")]).await.unwrap();
+        let running = run(
+            Client::new(server, "default"),
+            leadership,
+            Metrics::new(),
+            queue,
+        );
+        let ended = async move {
+            writes.reserve().await.unwrap();
+            // Everything is in one task: what would be asked has been asked long before.
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            drop(writes);
+            asked
+        };
+        let ((), asked) = tokio::join!(running, ended);
+        asked.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test]
+    async fn only_the_leader_writes() {
+        assert_eq!(requests(false).await, 0);
+        assert_eq!(requests(true).await, 2);
+    }
+}
