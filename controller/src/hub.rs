@@ -608,4 +608,4 @@ const WRITES_QUEUE: usize = 256;
 const COMMANDS_QUEUE: usize = 256;
 const GATHER_EVERY: Duration = Duration::from_millis(500);
 const CERTIFICATE_EVERY: Duration = Duration::from_secs(3600);
-const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -40,6 +40,8 @@ pub struct Election {
     writes: bool,
     /// How often the Lease was found to be an earlier one than this replica knows.
     went_back: u64,
+    /// When the last look at it began that was answered.
+    looked: Option<Tick>,
 }
 
 /// What to do next.
@@ -64,7 +66,18 @@ impl Election {
             vouch: None,
             writes: false,
             went_back: 0,
+            looked: None,
         }
+    }
+
+    /// The Lease is about to be observed as it was at `began` or later.
+    pub fn note_look(&mut self, began: Tick) {
+        self.looked = Some(began);
+    }
+
+    /// When the last look at the Lease began that was answered.
+    pub fn looked(&self) -> Option<Tick> {
+        self.looked
     }
 
     /// The Lease was read; `None`: there is none.

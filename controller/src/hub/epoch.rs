@@ -11,7 +11,7 @@ use fairlead_api::{
     labels,
     member::{MemberCluster, MemberReport},
 };
-use fairlead_runtime::clock::Clock;
+use fairlead_runtime::clock::{Clock, Tick};
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::ConfigMap};
 use kube::{
     Api, Client, ResourceExt,
@@ -64,8 +64,15 @@ pub(super) struct Shown {
     pub(super) as_of: u64,
     /// Objects have gone back, whatever the numbers say.
     pub(super) went_back: bool,
-    /// Told when it has been looked at: whether it is known now what that means.
+    /// Told when it has been looked at, and the leader's Lease too: whether it is known now what that
+    /// means. A back-up that lacks only what came after it shows in no object that is left.
     pub(super) answer: Option<oneshot::Sender<bool>>,
+}
+
+/// Who waits for an answer.
+struct Asking {
+    since: Tick,
+    answer: oneshot::Sender<bool>,
 }
 
 /// Keeps a replica's view of the store's life.
@@ -88,24 +95,24 @@ impl Keeper {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut leadership = self.leadership.clone();
         let mut went_back = 0;
-        let mut answers = Vec::new();
+        let mut asking: Vec<Asking> = Vec::new();
         loop {
             let holds = life.holds();
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = tokio::time::sleep(LOOK_AGAIN), if holds => {}
                 () = leadership.changed() => {
-                    if !holds && leadership.went_back() == went_back {
+                    if !holds && asking.is_empty() && leadership.went_back() == went_back {
                         continue;
                     }
                 }
                 one = shown.recv() => {
                     let Some(one) = one else { return };
-                    answers.extend(self.take(&mut life, one));
+                    asking.extend(self.take(&mut life, one));
                 }
             }
             while let Ok(one) = shown.try_recv() {
-                answers.extend(self.take(&mut life, one));
+                asking.extend(self.take(&mut life, one));
             }
             if leadership.went_back() != went_back {
                 went_back = leadership.went_back();
@@ -130,20 +137,40 @@ impl Keeper {
                 }
                 changed
             });
-            for answer in answers.drain(..) {
-                // Whoever asked may have gone.
-                let _: Result<(), bool> = answer.send(known);
+            if !known || leadership.went_back() == went_back {
+                asking = self.answer(asking, known);
             }
         }
     }
 
+    /// Answers those that the Lease has been looked at for, or not been for too long; the others.
+    fn answer(&self, asking: Vec<Asking>, known: bool) -> Vec<Asking> {
+        let (now, looked) = (self.clock.now(), self.leadership.looked());
+        let mut rest = Vec::new();
+        for one in asking {
+            let seen = looked >= Some(one.since);
+            if known && !seen && now.since(one.since) < LOOK_TIMEOUT {
+                rest.push(one);
+            } else {
+                // Whoever asked may have gone.
+                let _: Result<(), bool> = one.answer.send(known && seen);
+            }
+        }
+        rest
+    }
+
     /// Takes note of what somebody has seen; who wants to know when that has been looked at.
-    fn take(&self, life: &mut Life, one: Shown) -> Option<oneshot::Sender<bool>> {
+    fn take(&self, life: &mut Life, one: Shown) -> Option<Asking> {
         life.show(&one.epoch, one.as_of);
         if one.went_back {
             self.doubt(life);
         }
-        one.answer
+        let since = self.clock.now();
+        let asking = one.answer.map(|answer| Asking { since, answer });
+        if asking.is_some() {
+            self.leadership.look();
+        }
+        asking
     }
 
     fn doubt(&self, life: &mut Life) {

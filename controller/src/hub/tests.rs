@@ -1,3 +1,4 @@
+mod epoch;
 mod identity;
 mod lifetimes;
 mod reports;
@@ -45,8 +46,6 @@ use crate::{
     testing::{export, group, port, service, slice},
 };
 
-/// A value that should come within ten seconds: far more than ever needed, so no test waits for
-/// nothing.
 /// What takes longer has failed, on the busiest machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 

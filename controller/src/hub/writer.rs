@@ -263,9 +263,10 @@ mod tests {
             async { Ok::<_, std::convert::Infallible>(Response::new(Body::empty())) }
         });
         let clock = Clock::system();
-        let (leadership, election) = leader::io::new("a".into(), clock.clone());
+        let (leadership, seat) = leader::io::new("a".into(), clock.clone());
         if leads {
-            election.send_modify(|election| election.claimed(Record::default(), clock.now()));
+            seat.election
+                .send_modify(|election| election.claimed(Record::default(), clock.now()));
         }
         let (writes, queue) = mpsc::channel(1);
         let of = |object: &str| Write::Export {

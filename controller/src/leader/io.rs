@@ -1,15 +1,15 @@
 //! The Lease on the API server.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use fairlead_api::labels;
-use fairlead_runtime::clock::Clock;
+use fairlead_runtime::clock::{Clock, Tick};
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{Api, Client, api::PostParams};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::epoch::Vouch;
 
@@ -20,6 +20,7 @@ use super::{DURATION, Election, RENEW_EVERY, Record, Step};
 pub struct Leadership {
     election: watch::Receiver<Election>,
     clock: Clock,
+    asked: Arc<Notify>,
 }
 
 impl Leadership {
@@ -54,6 +55,16 @@ impl Leadership {
         self.election.borrow().went_back()
     }
 
+    /// When the last look at the Lease began that was answered.
+    pub fn looked(&self) -> Option<Tick> {
+        self.election.borrow().looked()
+    }
+
+    /// Asks for a look at once.
+    pub fn look(&self) {
+        self.asked.notify_one();
+    }
+
     /// Waits until the Lease was looked at again.
     pub async fn changed(&mut self) {
         if self.election.changed().await.is_err() {
@@ -63,9 +74,19 @@ impl Leadership {
 }
 
 /// The receiving and the working half.
-pub fn new(me: String, clock: Clock) -> (Leadership, watch::Sender<Election>) {
+pub fn new(me: String, clock: Clock) -> (Leadership, Seat) {
     let (sender, election) = watch::channel(Election::new(me));
-    (Leadership { election, clock }, sender)
+    let asked = Arc::new(Notify::new());
+    let seat = Seat {
+        election: sender,
+        asked: Arc::clone(&asked),
+    };
+    let leadership = Leadership {
+        election,
+        clock,
+        asked,
+    };
+    (leadership, seat)
 }
 
 /// What a replica says of itself on the Lease.
@@ -76,13 +97,15 @@ pub struct Statement {
     pub epoch: watch::Receiver<String>,
 }
 
+/// Where [`run`] takes what it is asked for, and leaves what it finds.
+pub struct Seat {
+    pub(crate) election: watch::Sender<Election>,
+    pub(crate) asked: Arc<Notify>,
+}
+
 /// Keeps the Lease for as long as it is polled.
-pub async fn run(
-    client: Client,
-    clock: Clock,
-    mut said: Statement,
-    sender: watch::Sender<Election>,
-) {
+pub async fn run(client: Client, clock: Clock, mut said: Statement, seat: Seat) {
+    let sender = seat.election;
     let api: Api<Lease> = Api::namespaced(client, labels::SYSTEM_NAMESPACE);
     loop {
         let mut election = sender.borrow().clone();
@@ -107,6 +130,7 @@ pub async fn run(
             () = tokio::time::sleep(wait) => {}
             // Followers wait for the word of a leader that has become sure.
             Ok(()) = said.epoch.changed(), if leads => {}
+            () = seat.asked.notified() => {}
         }
     }
 }
@@ -114,19 +138,22 @@ pub async fn run(
 /// Gives the Lease up, so that another replica need not wait for it to run out.
 pub async fn release(client: Client, me: &str) -> Result<(), kube::Error> {
     let api: Api<Lease> = Api::namespaced(client, labels::SYSTEM_NAMESPACE);
-    let Some(mut lease) = api.get_opt(labels::LEADER_LEASE).await? else {
-        return Ok(());
-    };
-    if let Some(spec) = lease
-        .spec
-        .as_mut()
-        .filter(|spec| spec.holder_identity.as_deref() == Some(me))
-    {
+    loop {
+        let Some(mut lease) = api.get_opt(labels::LEADER_LEASE).await? else {
+            return Ok(());
+        };
+        let spec = lease.spec.as_mut();
+        let Some(spec) = spec.filter(|spec| spec.holder_identity.as_deref() == Some(me)) else {
+            return Ok(());
+        };
         spec.holder_identity = Some(String::new());
-        api.replace(labels::LEADER_LEASE, &PostParams::default(), &lease)
-            .await?;
+        let params = PostParams::default();
+        match api.replace(labels::LEADER_LEASE, &params, &lease).await {
+            // The last renewal may have been under way.
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            done => return done.map(drop),
+        }
     }
-    Ok(())
 }
 
 async fn round(
@@ -135,8 +162,10 @@ async fn round(
     said: &Statement,
     election: &mut Election,
 ) -> Result<(), kube::Error> {
+    let began = clock.now();
     let lease = api.get_opt(labels::LEADER_LEASE).await?;
     let found = lease.as_ref().map(record);
+    election.note_look(began);
     let known = election.went_back();
     let Step::Claim { takeover } = election.observe(found, clock.now()) else {
         return Ok(());

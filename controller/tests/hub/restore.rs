@@ -2,16 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use fairlead_api::mcs::v1beta1::ServiceExport;
+use fairlead_api::{labels, mcs::v1beta1::ServiceExport};
 use fairlead_apiserver::{ApiServer, Controllers};
 use fairlead_controller::agent::{self, AgentConfig, AgentHandle};
 use fairlead_runtime::clock::Clock;
 use k8s_openapi::{
     api::{
+        coordination::v1::Lease,
         core::v1::{ConfigMap, Namespace, Service},
         discovery::v1::EndpointSlice,
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    apimachinery::pkg::apis::meta::v1::MicroTime,
 };
 use kube::{
     Api, Client, Resource,
@@ -56,6 +58,41 @@ async fn a_hub_on_a_real_etcd_restored_as_documented_tells_nobody_the_past() {
     }
 }
 
+/// All that came after the back-up is an object of its own: what is left in the store is as it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_that_lives_through_the_loss_of_new_objects_alone_takes_nothing_away() {
+    let store = Store::real(Role::Hub).await;
+    let Some(mut store) = store.filter(Store::can_restore) else {
+        eprintln!("no etcdutl in KUBEBUILDER_ASSETS: see tests/kube/build.sh");
+        return;
+    };
+    let hub = Hub::start(&store, "hub-0", &[]).await;
+    hub.is_ready().await;
+    store.member("a").await;
+    let member = Member::start(&store).await;
+    member.has(&["10.0.0.1"]).await;
+    store.serves().await;
+    let mut proxy = Proxy::open(&store, &hub, "one").await;
+    proxy.until_endpoints(&["10.0.0.1"]).await;
+    store.in_sync(&["one"]).await;
+    let backup = store.back_up().await;
+    let lease = renewed(&store).await;
+    member.has_in("web-2", &["10.0.0.2"]).await;
+    proxy.until_endpoints(&["10.0.0.1", "10.0.0.2"]).await;
+    is_renewed(&store, lease).await;
+    let before = epoch(&store).await;
+
+    store.restore(backup).await;
+    proxy.reopen(&store, &hub).await;
+    mirrored_anew(&store, &before).await;
+    member.has_in("web-2", &["10.0.0.3"]).await;
+    proxy.until_endpoints(&["10.0.0.1", "10.0.0.3"]).await;
+    let past = proxy.since("10.0.0.2:8080");
+    let lacks = |ips: &&BTreeSet<String>| ips.len() < 2;
+    assert_eq!(past.iter().find(lacks), None, "something was taken away");
+    member.agent.stop().await;
+}
+
 /// The last address of the endpoints comes as the last of so many changes after the back-up.
 async fn restored(mut store: Store, restarted: bool, changes: u8) {
     let mut hub = Hub::start(&store, "hub-0", &[]).await;
@@ -70,6 +107,7 @@ async fn restored(mut store: Store, restarted: bool, changes: u8) {
 
     // What happens after the back-up was taken.
     let backup = store.back_up().await;
+    let lease = renewed(&store).await;
     let last = |change: u8| format!("10.0.0.{}", 100 + change);
     for change in 1..=changes {
         member.has(&["10.0.0.2", &last(change)]).await;
@@ -81,27 +119,48 @@ async fn restored(mut store: Store, restarted: bool, changes: u8) {
     if restarted {
         hub.signal("KILL");
         hub.ended().await;
+    } else {
+        is_renewed(&store, lease).await;
     }
     store.restore(backup).await;
     if restarted {
         hub = Hub::start(&store, "hub-0", &[]).await;
     }
     proxy.reopen(&store, &hub).await;
-    eventually(
-        "a new epoch, in which members have mirrored anew",
-        async || {
-            let map = config_map(&store).await?;
-            let data = map.data?;
-            (data["epoch"] != epoch && data["remirroring"] == "false").then_some(())
-        },
-    )
-    .await;
+    mirrored_anew(&store, &epoch).await;
     member.has(&["10.0.0.3"]).await;
     proxy.until_endpoints(&["10.0.0.3"]).await;
     let past = proxy.since(&format!("{last}:8080"));
     let right = |ips: &BTreeSet<String>| !ips.is_empty() && !ips.contains("10.0.0.1:8080");
     assert!(past.iter().all(right), "it was told the past: {past:?}");
     member.agent.stop().await;
+}
+
+async fn renewed(store: &Store) -> Option<MicroTime> {
+    let leases: Api<Lease> = Api::namespaced(store.client(), labels::SYSTEM_NAMESPACE);
+    let lease = leases.get(labels::LEADER_LEASE).await.ok()?;
+    lease.spec?.renew_time
+}
+
+/// What a hub that lives goes by: its Lease is renewed every few seconds.
+async fn is_renewed(store: &Store, before: Option<MicroTime>) {
+    let before = before.expect("a hub that is ready leads");
+    eventually("the leader's Lease to be renewed", async || {
+        (renewed(store).await? != before).then_some(())
+    })
+    .await;
+}
+
+async fn mirrored_anew(store: &Store, before: &str) {
+    eventually(
+        "a new epoch, in which members have mirrored anew",
+        async || {
+            let map = config_map(store).await?;
+            let data = map.data?;
+            (data["epoch"] != before && data["remirroring"] == "false").then_some(())
+        },
+    )
+    .await;
 }
 
 async fn epoch(store: &Store) -> String {
@@ -177,12 +236,17 @@ impl Member {
 
     /// The service's endpoints are these now.
     async fn has(&self, ips: &[&str]) {
+        self.has_in("web-1", ips).await;
+    }
+
+    /// Those of one slice are.
+    async fn has_in(&self, name: &str, ips: &[&str]) {
         let endpoints = ips
             .iter()
             .map(|ip| json!({ "addresses": [ip], "conditions": { "ready": true } }));
         let slice = json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-            "metadata": { "name": "web-1", "labels": { "kubernetes.io/service-name": "web" } },
+            "metadata": { "name": name, "labels": { "kubernetes.io/service-name": "web" } },
             "addressType": "IPv4",
             "endpoints": endpoints.collect::<Vec<_>>(),
             "ports": [{ "name": "http", "protocol": "TCP", "port": 8080 }],
