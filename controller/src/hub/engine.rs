@@ -237,11 +237,12 @@ impl Engine {
             went_back,
             answer: Some(answer),
         };
-        // A full queue answers with an end, and the question is asked again.
-        self.out.shown.try_send(shown).ok();
+        // A full queue answers with an end, and the question is asked again. What was told once is known:
+        // told again, it would be taken for another restore.
+        let told = self.out.shown.try_send(shown).is_ok();
         self.check = Some(Check {
             since,
-            went_back,
+            went_back: went_back && !told,
             answer: answered,
         });
     }
