@@ -66,15 +66,7 @@ async fn a_hub_that_lives_through_the_loss_of_new_objects_alone_takes_nothing_aw
         eprintln!("no etcdutl in KUBEBUILDER_ASSETS: see tests/kube/build.sh");
         return;
     };
-    let hub = Hub::start(&store, "hub-0", &[]).await;
-    hub.is_ready().await;
-    store.member("a").await;
-    let member = Member::start(&store).await;
-    member.has(&["10.0.0.1"]).await;
-    store.serves().await;
-    let mut proxy = Proxy::open(&store, &hub, "one").await;
-    proxy.until_endpoints(&["10.0.0.1"]).await;
-    store.in_sync(&["one"]).await;
+    let (hub, member, mut proxy) = serving(&store).await;
     let backup = store.back_up().await;
     let lease = renewed(&store).await;
     member.has_in("web-2", &["10.0.0.2"]).await;
@@ -95,15 +87,7 @@ async fn a_hub_that_lives_through_the_loss_of_new_objects_alone_takes_nothing_aw
 
 /// The last address of the endpoints comes as the last of so many changes after the back-up.
 async fn restored(mut store: Store, restarted: bool, changes: u8) {
-    let mut hub = Hub::start(&store, "hub-0", &[]).await;
-    hub.is_ready().await;
-    store.member("a").await;
-    let member = Member::start(&store).await;
-    member.has(&["10.0.0.1"]).await;
-    store.serves().await;
-    let mut proxy = Proxy::open(&store, &hub, "one").await;
-    proxy.until_endpoints(&["10.0.0.1"]).await;
-    store.in_sync(&["one"]).await;
+    let (mut hub, member, mut proxy) = serving(&store).await;
 
     // What happens after the back-up was taken.
     let backup = store.back_up().await;
@@ -134,6 +118,20 @@ async fn restored(mut store: Store, restarted: bool, changes: u8) {
     let right = |ips: &BTreeSet<String>| !ips.is_empty() && !ips.contains("10.0.0.1:8080");
     assert!(past.iter().all(right), "it was told the past: {past:?}");
     member.agent.stop().await;
+}
+
+/// A hub, a member with an endpoint, and a proxy that has it.
+async fn serving(store: &Store) -> (Hub, Member, Proxy) {
+    let hub = Hub::start(store, "hub-0", &[]).await;
+    hub.is_ready().await;
+    store.member("a").await;
+    let member = Member::start(store).await;
+    member.has(&["10.0.0.1"]).await;
+    store.serves().await;
+    let mut proxy = Proxy::open(store, &hub, "one").await;
+    proxy.until_endpoints(&["10.0.0.1"]).await;
+    store.in_sync(&["one"]).await;
+    (hub, member, proxy)
 }
 
 async fn renewed(store: &Store) -> Option<MicroTime> {
