@@ -128,7 +128,7 @@ async fn serving(store: &Store) -> (Hub, Member, Proxy) {
     let member = Member::start(store).await;
     member.has(&["10.0.0.1"]).await;
     store.serves().await;
-    let mut proxy = Proxy::open(store, &hub, "one").await;
+    let proxy = Proxy::open(store, &hub, "one").await;
     proxy.until_endpoints(&["10.0.0.1"]).await;
     store.in_sync(&["one"]).await;
     (hub, member, proxy)
